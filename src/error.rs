@@ -9,7 +9,8 @@ use std::error::Error as StdError;
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why something failed, in the terms of the exit-code table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ErrorKind {
     /// It was tried and failed.
     Failed,
@@ -41,7 +42,12 @@ pub struct Error {
 impl Error {
     /// An error of `kind`; `message` names the object and says what is the case.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), hint: None, cause: None }
+        Self {
+            kind,
+            message: message.into(),
+            hint: None,
+            cause: None,
+        }
     }
 
     /// It was tried and failed.
@@ -104,7 +110,10 @@ impl Error {
     #[must_use]
     pub fn causes(&self) -> Vec<String> {
         let mut causes = Vec::new();
-        let mut next = self.cause.as_deref().map(|cause| cause as &(dyn StdError + 'static));
+        let mut next = self
+            .cause
+            .as_deref()
+            .map(|cause| cause as &(dyn StdError + 'static));
         while let Some(cause) = next {
             causes.push(cause.to_string());
             next = cause.source();

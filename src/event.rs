@@ -87,26 +87,42 @@ impl Events {
 
     /// The step has got this far.
     pub fn progress(&self, step: impl Into<String>, done: u64, total: Option<u64>, unit: Unit) {
-        self.emit(Event::Progress { step: step.into(), done, total, unit });
+        self.emit(Event::Progress {
+            step: step.into(),
+            done,
+            total,
+            unit,
+        });
     }
 
     /// The step has ended well.
     pub fn finished(&self, step: impl Into<String>, detail: impl Into<String>) {
-        self.emit(Event::Finished { step: step.into(), detail: detail.into() });
+        self.emit(Event::Finished {
+            step: step.into(),
+            detail: detail.into(),
+        });
     }
 
     /// Something the user should know.
     pub fn warning(&self, message: impl Into<String>) {
-        self.emit(Event::Warning { message: message.into(), hint: None });
+        self.emit(Event::Warning {
+            message: message.into(),
+            hint: None,
+        });
     }
 
     /// Something the user should know, with what to do.
     pub fn warning_with_hint(&self, message: impl Into<String>, hint: impl Into<String>) {
-        self.emit(Event::Warning { message: message.into(), hint: Some(hint.into()) });
+        self.emit(Event::Warning {
+            message: message.into(),
+            hint: Some(hint.into()),
+        });
     }
 
     /// A plain remark.
     pub fn note(&self, message: impl Into<String>) {
-        self.emit(Event::Note { message: message.into() });
+        self.emit(Event::Note {
+            message: message.into(),
+        });
     }
 }

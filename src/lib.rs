@@ -1,14 +1,36 @@
-pub fn add(left: u64, right: u64) -> u64 {
-    left + right
-}
+//! k1ops starts a K1 Conductor stack on the best thing a host has, backs it up, proves that the
+//! backup restores, and puts everything back after any failure.
+//!
+//! # Crate map
+//!
+//! | layer | modules | may use |
+//! |---|---|---|
+//! | edge | [`cli`], [`commands`] | everything below |
+//! | output | [`ui`] | the foundation |
+//! | domain | [`demo`], [`stack`], [`backup`], [`restore`], [`repository`], [`archive`], [`store`], [`conductor`] | adapters, the foundation |
+//! | outside | [`adapters`] | the foundation |
+//! | foundation | [`config`], [`event`], [`error`], [`exit_code`], [`interrupt`] | each other |
+//!
+//! A command parses, opens, plans, shows and executes; the work lives in the domain, which returns
+//! values and emits events. Only [`ui`] prints, and only [`adapters`] touch the outside. The test
+//! `tests/layers.rs` fails on an import that points upward.
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+pub mod adapters;
+pub mod archive;
+pub mod backup;
+pub mod cli;
+pub mod commands;
+pub mod conductor;
+pub mod config;
+pub mod demo;
+pub mod error;
+pub mod event;
+pub mod exit_code;
+pub mod interrupt;
+pub mod repository;
+pub mod restore;
+pub mod stack;
+pub mod store;
+pub mod ui;
 
-    #[test]
-    fn it_works() {
-        let result = add(2, 2);
-        assert_eq!(result, 4);
-    }
-}
+pub use cli::run;

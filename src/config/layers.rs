@@ -67,19 +67,38 @@ pub fn load(
     if let Some(file) = &file {
         layers.lay_file(file)?;
     }
-    let home_stack = layers.values.get("stack").and_then(|v| v.as_str()).unwrap_or("k1").to_owned();
+    let home_stack = layers
+        .values
+        .get("stack")
+        .and_then(|v| v.as_str())
+        .unwrap_or("k1")
+        .to_owned();
     layers.lay_environment(environment)?;
     layers.lay_flags(overrides)?;
-    let base = file.as_deref().and_then(Path::parent).unwrap_or(folder).to_path_buf();
+    let base = file
+        .as_deref()
+        .and_then(Path::parent)
+        .unwrap_or(folder)
+        .to_path_buf();
     let config = layers.typed()?;
     check_name(&config.stack)?;
-    Ok(Loaded { config, origins: layers.origins, base, home_stack })
+    Ok(Loaded {
+        config,
+        origins: layers.origins,
+        base,
+        home_stack,
+    })
 }
 
 /// A stack's name becomes part of file and container names, so it is kept plain.
 fn check_name(name: &str) -> Result<()> {
-    let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
-    let first = name.chars().next().is_some_and(|c| c.is_ascii_alphanumeric());
+    let plain = name
+        .chars()
+        .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+    let first = name
+        .chars()
+        .next()
+        .is_some_and(|c| c.is_ascii_alphanumeric());
     if plain && first && name.len() <= 40 {
         return Ok(());
     }
@@ -88,7 +107,10 @@ fn check_name(name: &str) -> Result<()> {
 }
 
 fn find_upwards(folder: &Path) -> Option<PathBuf> {
-    folder.ancestors().map(|f| f.join(FILE_NAME)).find(|f| f.is_file())
+    folder
+        .ancestors()
+        .map(|f| f.join(FILE_NAME))
+        .find(|f| f.is_file())
 }
 
 struct Layers {
@@ -112,8 +134,12 @@ impl Layers {
             format!("configuration file {} cannot be read", file.display())
         })?;
         let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
-            Error::usage(format!("configuration file {} is not valid TOML: {}", file.display(), error.message()))
-                .hint(place_of(&text, error.span()))
+            Error::usage(format!(
+                "configuration file {} is not valid TOML: {}",
+                file.display(),
+                error.message()
+            ))
+            .hint(place_of(&text, error.span()))
         })?;
         for key in keys_of(&table, "") {
             self.require_known(&key, &format!("in {}", file.display()))?;
@@ -125,20 +151,32 @@ impl Layers {
     }
 
     fn lay_environment(&mut self, environment: &BTreeMap<String, String>) -> Result<()> {
-        let names: BTreeMap<String, String> =
-            self.origins.keys().map(|key| (environment_name(key), key.clone())).collect();
+        let names: BTreeMap<String, String> = self
+            .origins
+            .keys()
+            .map(|key| (environment_name(key), key.clone()))
+            .collect();
         for (name, text) in environment {
             if !name.starts_with("K1OPS_") || is_reserved(name) {
                 continue;
             }
             let Some(key) = names.get(name) else {
                 let nearest = nearest(name, names.keys());
-                return Err(Error::usage(format!("environment variable {name} is not a known setting"))
-                    .hint(format!("The nearest known one is {nearest}; unset {name} or correct it.")));
+                return Err(Error::usage(format!(
+                    "environment variable {name} is not a known setting"
+                ))
+                .hint(format!(
+                    "The nearest known one is {nearest}; unset {name} or correct it."
+                )));
             };
             let value = parse_like(lookup(&self.values, key), text).ok_or_else(|| {
-                Error::usage(format!("environment variable {name} has a value of the wrong type"))
-                    .hint(format!("It sets `{key}`, whose default is {}.", shown(lookup(&self.values, key))))
+                Error::usage(format!(
+                    "environment variable {name} has a value of the wrong type"
+                ))
+                .hint(format!(
+                    "It sets `{key}`, whose default is {}.",
+                    shown(lookup(&self.values, key))
+                ))
             })?;
             self.put(key, value, Origin::Environment(name.clone()))?;
         }
@@ -147,7 +185,11 @@ impl Layers {
 
     fn lay_flags(&mut self, overrides: &Overrides) -> Result<()> {
         if let Some(stack) = &overrides.stack {
-            self.put("stack", stack.clone().into(), Origin::Flag("--stack".into()))?;
+            self.put(
+                "stack",
+                stack.clone().into(),
+                Origin::Flag("--stack".into()),
+            )?;
         }
         if let Some(tier) = overrides.tier {
             let value = toml::Value::try_from(tier).context(|| "--tier cannot be read")?;
@@ -186,16 +228,24 @@ impl Layers {
 
     fn typed(&self) -> Result<Config> {
         // Key by key first, so that the message can say where the wrong value came from.
-        toml::Value::Table(self.values.clone()).try_into().map_err(|error: toml::de::Error| {
-            let culprits: Vec<String> = self
-                .origins
-                .iter()
-                .filter(|(_, origin)| **origin != Origin::Default)
-                .map(|(key, origin)| format!("`{key}` from {}", origin.describe()))
-                .collect();
-            Error::usage(format!("configuration has a wrong value: {}", error.message()))
-                .hint(format!("Values not at their default: {}.", culprits.join(", ")))
-        })
+        toml::Value::Table(self.values.clone())
+            .try_into()
+            .map_err(|error: toml::de::Error| {
+                let culprits: Vec<String> = self
+                    .origins
+                    .iter()
+                    .filter(|(_, origin)| **origin != Origin::Default)
+                    .map(|(key, origin)| format!("`{key}` from {}", origin.describe()))
+                    .collect();
+                Error::usage(format!(
+                    "configuration has a wrong value: {}",
+                    error.message()
+                ))
+                .hint(format!(
+                    "Values not at their default: {}.",
+                    culprits.join(", ")
+                ))
+            })
     }
 }
 
@@ -225,7 +275,11 @@ fn environment_name(key: &str) -> String {
 fn keys_of(table: &toml::Table, prefix: &str) -> Vec<String> {
     let mut keys = Vec::new();
     for (name, value) in table {
-        let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+        let key = if prefix.is_empty() {
+            name.clone()
+        } else {
+            format!("{prefix}.{name}")
+        };
         match value {
             toml::Value::Table(inner) => keys.extend(keys_of(inner, &key)),
             _ => keys.push(key),
@@ -259,9 +313,12 @@ fn parse_like(default: Option<&toml::Value>, text: &str) -> Option<toml::Value> 
             "0" | "false" | "no" | "off" => false,
             _ => return None,
         }),
-        Some(toml::Value::Array(_)) => {
-            text.split(',').filter(|s| !s.is_empty()).map(|s| s.trim().to_owned()).collect::<Vec<_>>().into()
-        }
+        Some(toml::Value::Array(_)) => text
+            .split(',')
+            .filter(|s| !s.is_empty())
+            .map(|s| s.trim().to_owned())
+            .collect::<Vec<_>>()
+            .into(),
         _ => text.to_owned().into(),
     })
 }
@@ -272,9 +329,7 @@ fn shown(value: Option<&toml::Value>) -> String {
 
 fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a String>) -> &'a str {
     known
-        .max_by(|a, b| {
-            strsim::jaro_winkler(a, word).total_cmp(&strsim::jaro_winkler(b, word))
-        })
+        .max_by(|a, b| strsim::jaro_winkler(a, word).total_cmp(&strsim::jaro_winkler(b, word)))
         .map_or("", String::as_str)
 }
 
@@ -291,7 +346,10 @@ mod tests {
     use super::*;
 
     fn env(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+        pairs
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect()
     }
 
     fn folder_with(text: &str) -> tempfile::TempDir {
@@ -303,7 +361,10 @@ mod tests {
     #[test]
     fn flags_beat_environment_beats_file_beats_defaults() {
         let folder = folder_with("stack = 'file'\n[ports]\nconductor = 1\nredis = 2\n");
-        let overrides = Overrides { stack: Some("flag".into()), ..Overrides::default() };
+        let overrides = Overrides {
+            stack: Some("flag".into()),
+            ..Overrides::default()
+        };
         let environment = env(&[("K1OPS_STACK", "env"), ("K1OPS_PORTS_CONDUCTOR", "3")]);
         let loaded = load(&overrides, &environment, folder.path()).unwrap();
         assert_eq!(loaded.config.stack, "flag");
@@ -311,7 +372,10 @@ mod tests {
         assert_eq!(loaded.config.ports.conductor, 3);
         assert_eq!(loaded.config.ports.redis, 2);
         assert_eq!(loaded.config.ports.postgres, 5432);
-        assert_eq!(loaded.origins["ports.conductor"], Origin::Environment("K1OPS_PORTS_CONDUCTOR".into()));
+        assert_eq!(
+            loaded.origins["ports.conductor"],
+            Origin::Environment("K1OPS_PORTS_CONDUCTOR".into())
+        );
         assert_eq!(loaded.origins["ports.postgres"], Origin::Default);
     }
 
@@ -333,13 +397,24 @@ mod tests {
         assert!(error.to_string().contains("`ports.conducter`"), "{error}");
         assert!(error.hint_text().unwrap().contains("`ports.conductor`"));
         let empty = tempfile::tempdir().unwrap();
-        let error = load(&Overrides::default(), &env(&[("K1OPS_STAK", "x")]), empty.path()).unwrap_err();
+        let error = load(
+            &Overrides::default(),
+            &env(&[("K1OPS_STAK", "x")]),
+            empty.path(),
+        )
+        .unwrap_err();
         assert!(error.hint_text().unwrap().contains("K1OPS_STACK"));
     }
 
     #[test]
     fn wrong_types_and_names_are_refused() {
-        for text in ["[ports]\nconductor = 'x'\n", "ports = 3\n", "stack = '../evil'", "stack = [1", "[ports]\nredis = 99999"] {
+        for text in [
+            "[ports]\nconductor = 'x'\n",
+            "ports = 3\n",
+            "stack = '../evil'",
+            "stack = [1",
+            "[ports]\nredis = 99999",
+        ] {
             let folder = folder_with(text);
             let error = load(&Overrides::default(), &env(&[]), folder.path()).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Usage, "{text}");

@@ -167,7 +167,12 @@ impl Default for Config {
 
 impl Default for Ports {
     fn default() -> Self {
-        Self { conductor: 8080, postgres: 5432, redis: 6379, elasticsearch: 9200 }
+        Self {
+            conductor: 8080,
+            postgres: 5432,
+            redis: 6379,
+            elasticsearch: 9200,
+        }
     }
 }
 
@@ -203,6 +208,10 @@ impl Default for Docker {
 
 impl Default for Backup {
     fn default() -> Self {
-        Self { compression: Compression::Zstd, level: 0, jobs: 0 }
+        Self {
+            compression: Compression::Zstd,
+            level: 0,
+            jobs: 0,
+        }
     }
 }

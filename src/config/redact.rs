@@ -55,10 +55,14 @@ pub fn redact_url(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         return "***".to_owned();
     };
-    let (rest, query) = rest.split_once('?').map_or((rest, None), |(r, q)| (r, Some(q)));
+    let (rest, query) = rest
+        .split_once('?')
+        .map_or((rest, None), |(r, q)| (r, Some(q)));
     let rest = match rest.rsplit_once('@') {
         Some((user, host)) => {
-            let user = user.split_once(':').map_or(user.to_owned(), |(name, _)| format!("{name}:***"));
+            let user = user
+                .split_once(':')
+                .map_or(user.to_owned(), |(name, _)| format!("{name}:***"));
             format!("{user}@{host}")
         }
         None => rest.to_owned(),
@@ -85,9 +89,18 @@ mod tests {
     #[test]
     fn passwords_are_hidden_wherever_they_stand() {
         assert_eq!(redact_url("postgres://u:p@h:1/d"), "postgres://u:***@h:1/d");
-        assert_eq!(redact_url("postgres://u:p@w@h:1/d"), "postgres://u:***@h:1/d");
-        assert_eq!(redact_url("postgres://u@h/d?sslmode=x&password=p"), "postgres://u@h/d?sslmode=x&password=***");
+        assert_eq!(
+            redact_url("postgres://u:p@w@h:1/d"),
+            "postgres://u:***@h:1/d"
+        );
+        assert_eq!(
+            redact_url("postgres://u@h/d?sslmode=x&password=p"),
+            "postgres://u@h/d?sslmode=x&password=***"
+        );
         assert_eq!(redact_url("host=h password=p"), "***");
-        assert_eq!(format!("{:?}", Secret::new("postgres://u:p@h/d")), "\"postgres://u:***@h/d\"");
+        assert_eq!(
+            format!("{:?}", Secret::new("postgres://u:p@h/d")),
+            "\"postgres://u:***@h/d\""
+        );
     }
 }

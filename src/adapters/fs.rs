@@ -1,0 +1,248 @@
+//! Files that survive a crash: written beside their final place, synced, renamed; and locks that
+//! die with their holder.
+
+use crate::error::{Context, Error, ErrorKind, Result};
+use rustix::fs::FlockOperation;
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// Creates `folder` and what is above it, readable by the owner only.
+pub fn create_private_folder(folder: &Path) -> Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .context(|| format!("folder {} cannot be created", folder.display()))
+}
+
+/// Makes a rename or a new name in `folder` survive a power cut.
+pub fn sync_folder(folder: &Path) -> Result<()> {
+    File::open(folder)
+        .and_then(|f| f.sync_all())
+        .context(|| format!("folder {} cannot be synced", folder.display()))
+}
+
+/// Renames `from` to `to`, replacing it, and makes that survive a power cut.
+pub fn rename_durably(from: &Path, to: &Path) -> Result<()> {
+    std::fs::rename(from, to)
+        .context(|| format!("{} cannot be renamed to {}", from.display(), to.display()))?;
+    let folders = [from.parent(), to.parent()];
+    for folder in folders.into_iter().flatten() {
+        sync_folder(if folder.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            folder
+        })?;
+    }
+    Ok(())
+}
+
+/// Writes `contents` to `path` so that readers see the old file or the new one, never a part;
+/// mode 0600.
+pub fn write_atomically(path: &Path, contents: &[u8]) -> Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    create_private_folder(folder)?;
+    let cannot = || format!("{} cannot be written", path.display());
+    let mut file = tempfile::Builder::new()
+        .prefix(".k1ops-")
+        .tempfile_in(folder)
+        .context(cannot)?;
+    file.write_all(contents).context(cannot)?;
+    file.as_file().sync_all().context(cannot)?;
+    file.persist(path).context(cannot)?;
+    sync_folder(folder)
+}
+
+/// Opens a new file for reading and writing, mode 0600; it must not exist.
+pub fn create_private_file(path: &Path) -> Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .context(|| format!("{} cannot be created", path.display()))
+}
+
+/// Removes a file if it is there.
+pub fn remove_if_there(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(e).context(|| format!("{} cannot be removed", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Bytes that a user without privileges may still write to the file system that holds `path`.
+pub fn free_space(path: &Path) -> Result<u64> {
+    let there = path
+        .ancestors()
+        .find(|p| p.exists())
+        .unwrap_or(Path::new("/"));
+    let stat = rustix::fs::statvfs(there)
+        .context(|| format!("the free space at {} cannot be read", there.display()))?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// An advisory lock on a file, released when it is dropped or when the process dies in any way. A
+/// leftover lock *file* is therefore never stale: only a living holder blocks.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// One holder at a time. Fails with [`ErrorKind::Locked`] and names the holder.
+    pub fn exclusive(path: &Path, purpose: &str) -> Result<Self> {
+        Self::take(
+            path,
+            FlockOperation::NonBlockingLockExclusive,
+            Some(purpose),
+        )
+    }
+
+    /// Many holders, but no exclusive one.
+    pub fn shared(path: &Path) -> Result<Self> {
+        Self::take(path, FlockOperation::NonBlockingLockShared, None)
+    }
+
+    fn take(path: &Path, operation: FlockOperation, purpose: Option<&str>) -> Result<Self> {
+        let cannot = || format!("lock {} cannot be taken", path.display());
+        create_private_folder(path.parent().unwrap_or(Path::new(".")))?;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .context(cannot)?;
+        match rustix::fs::flock(&file, operation) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(held(path, &mut file)),
+            Err(e) => return Err(e).context(cannot),
+        }
+        if let Some(purpose) = purpose {
+            let note = format!("{} (PID {})", purpose, std::process::id());
+            file.set_len(0)
+                .and_then(|()| file.rewind())
+                .and_then(|()| file.write_all(note.as_bytes()))
+                .context(cannot)?;
+        }
+        Ok(Self { _file: file })
+    }
+}
+
+fn held(path: &Path, file: &mut File) -> Error {
+    let mut holder = String::new();
+    let _ = file.take(200).read_to_string(&mut holder);
+    let holder = if holder.is_empty() {
+        "another run".to_owned()
+    } else {
+        holder
+    };
+    Error::new(
+        ErrorKind::Locked,
+        format!("{holder} holds the lock {}", path.display()),
+    )
+    .hint("Wait until it has ended and try again; the lock ends with its holder.")
+}
+
+/// A file that removes itself unless it is published under its final name.
+#[derive(Debug)]
+pub struct PartialFile {
+    partial: PathBuf,
+    published: bool,
+}
+
+impl PartialFile {
+    /// Guards the file at `partial`.
+    #[must_use]
+    pub fn new(partial: PathBuf) -> Self {
+        Self {
+            partial,
+            published: false,
+        }
+    }
+
+    /// The file's present path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.partial
+    }
+
+    /// Gives the file its final name, which must be free, durably. The file must be synced already.
+    pub fn publish(mut self, path: &Path) -> Result<()> {
+        // A hard link refuses to replace, which a rename would do in silence.
+        let flags = rustix::fs::RenameFlags::NOREPLACE;
+        let cwd = rustix::fs::CWD;
+        match rustix::fs::renameat_with(cwd, &self.partial, cwd, path, flags) {
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+                std::fs::hard_link(&self.partial, path)
+                    .context(|| format!("{} cannot be given its name", path.display()))?;
+                remove_if_there(&self.partial)?;
+            }
+            other => other.context(|| format!("{} cannot be given its name", path.display()))?,
+        }
+        self.published = true;
+        sync_folder(path.parent().unwrap_or(Path::new(".")))
+    }
+}
+
+impl Drop for PartialFile {
+    fn drop(&mut self) {
+        if !self.published {
+            let _ = std::fs::remove_file(&self.partial);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_has_one_writer_or_many_readers_and_ends_with_its_holder() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run/x.lock");
+        let writer = Lock::exclusive(&path, "backup").unwrap();
+        let error = Lock::exclusive(&path, "restore").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Locked);
+        assert!(error.to_string().contains("backup (PID"), "{error}");
+        assert!(Lock::shared(&path).is_err());
+        drop(writer);
+        let _one = Lock::shared(&path).unwrap();
+        let _two = Lock::shared(&path).unwrap();
+        assert!(Lock::exclusive(&path, "backup").is_err());
+    }
+
+    #[test]
+    fn publishing_never_replaces_and_dropping_removes() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("a.tar");
+        let partial = |text: &str| {
+            let path = folder.path().join("a.tar.partial");
+            std::fs::write(&path, text).unwrap();
+            PartialFile::new(path)
+        };
+        partial("one").publish(&place).unwrap();
+        assert!(partial("two").publish(&place).is_err());
+        assert_eq!(std::fs::read_to_string(&place).unwrap(), "one");
+        assert!(!folder.path().join("a.tar.partial").exists());
+    }
+
+    #[test]
+    fn atomic_writes_are_private() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("deep/state.json");
+        write_atomically(&path, b"{}").unwrap();
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+    }
+}

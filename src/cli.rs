@@ -1,0 +1,131 @@
+//! The command line: global flags, the list of commands, and `run`.
+
+use crate::commands::{self, Command, Context};
+use crate::config::{self, Overrides};
+use crate::error::{Context as _, Result};
+use crate::exit_code::ExitCode;
+use crate::interrupt::Interrupt;
+use crate::ui::{ColorChoice, Ui, Verbosity};
+use clap::Parser;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Start, back up, prove and restore a K1 Conductor stack
+#[derive(Debug, Parser)]
+#[command(
+    name = "k1ops",
+    version,
+    propagate_version = true,
+    disable_help_subcommand = true
+)]
+#[command(
+    after_help = "Exit codes: 0 done, 1 failed or only tier 3 is left, 2 wrong usage or \
+    configuration, 3 something needed is missing or in use, 4 the data is not what it should be, \
+    5 another run holds the lock, 6 refused for safety, 130 interrupted."
+)]
+pub struct Cli {
+    #[command(flatten)]
+    global: GlobalArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Flags that every command has.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Global options")]
+struct GlobalArgs {
+    /// Use this configuration file instead of the nearest k1ops.toml
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Act on this stack
+    #[arg(long, global = true, value_name = "NAME")]
+    stack: Option<String>,
+    /// Print one JSON object on standard output
+    #[arg(long, global = true)]
+    json: bool,
+    /// Say more; twice for everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// Say only results and errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Colour the output
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    color: ColorChoice,
+    /// Answer yes to every question
+    #[arg(short, long, global = true)]
+    yes: bool,
+}
+
+/// Runs k1ops with `args` (the program's name first) and says what to exit with.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => return Ui::usage(&error),
+    };
+    let verbosity = match (cli.global.quiet, cli.global.verbose) {
+        (true, _) => Verbosity::Quiet,
+        (_, 0) => Verbosity::Normal,
+        (_, 1) => Verbosity::Verbose,
+        _ => Verbosity::Debug,
+    };
+    let ui = Ui::new(cli.global.json, verbosity, cli.global.color, cli.global.yes);
+    ui.start_logging();
+    match execute(cli, &ui) {
+        Ok(code) => code,
+        Err(error) => ui.error(&error),
+    }
+}
+
+fn execute(cli: Cli, ui: &Ui) -> Result<ExitCode> {
+    let folder = std::env::current_dir().context(|| "the current folder cannot be read")?;
+    let overrides = Overrides {
+        file: cli.global.config,
+        stack: cli.global.stack,
+        tier: cli.command.tier(),
+    };
+    let environment = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let loaded = config::load(&overrides, &environment, &folder)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context(|| "the asynchronous runtime cannot be started")?;
+    let interrupt = Interrupt::default();
+    let context = Context {
+        ui: ui.clone(),
+        loaded,
+        interrupt: interrupt.clone(),
+    };
+    let result = runtime.block_on(async {
+        tokio::select! {
+            result = commands::run(cli.command, context) => result,
+            code = interrupted_twice(interrupt) => code,
+        }
+    });
+    // Blocking work that was abandoned by an interrupt must not hold up the exit.
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    result
+}
+
+/// Raises `interrupt` on the first signal and gives up waiting for the command on the second.
+async fn interrupted_twice(interrupt: Interrupt) -> Result<ExitCode> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate =
+        signal(SignalKind::terminate()).context(|| "SIGTERM cannot be listened to")?;
+    let mut hangup = signal(SignalKind::hangup()).context(|| "SIGHUP cannot be listened to")?;
+    for _ in 0..2 {
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+        if interrupt.is_raised() {
+            break;
+        }
+        interrupt.raise();
+    }
+    Ok(ExitCode::Interrupted)
+}

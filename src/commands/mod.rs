@@ -1,0 +1,57 @@
+//! The commands: each parses its arguments, opens what it needs, plans, shows and executes. The
+//! work itself lives in the domain. Commands do not import each other.
+
+mod completions;
+
+use crate::config::{Loaded, TierChoice};
+use crate::error::Result;
+use crate::event::Events;
+use crate::exit_code::ExitCode;
+use crate::interrupt::Interrupt;
+use crate::stack::Stack;
+use crate::ui::Ui;
+
+/// What every command is given.
+#[derive(Debug)]
+pub struct Context {
+    /// Where to print.
+    pub ui: Ui,
+    /// The resolved configuration.
+    pub loaded: Loaded,
+    /// Whether the user asked to stop.
+    pub interrupt: Interrupt,
+}
+
+impl Context {
+    /// The stack that the configuration describes.
+    pub fn stack(&self) -> Result<Stack> {
+        Stack::open(&self.loaded)
+    }
+
+    /// Events that the terminal shows.
+    #[must_use]
+    pub fn events(&self) -> Events {
+        self.ui.events()
+    }
+}
+
+/// The commands, in the order of `--help`.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    Completions(completions::CompletionsArgs),
+}
+
+impl Command {
+    /// The tier that a command's `--tier` asks for.
+    #[must_use]
+    pub fn tier(&self) -> Option<TierChoice> {
+        None
+    }
+}
+
+/// Runs a command.
+pub async fn run(command: Command, context: Context) -> Result<ExitCode> {
+    match command {
+        Command::Completions(args) => std::future::ready(completions::run(&args, &context)).await,
+    }
+}

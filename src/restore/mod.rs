@@ -1,0 +1,1 @@
+//! Putting backups back, beside the live data, and undoing that.

@@ -1,0 +1,127 @@
+//! A stack: one K1 Conductor installation, and where everything that belongs to it lives.
+//!
+//! This module knows paths and which store holds the data; it does not start, stop or back up.
+
+use crate::config::{Config, Loaded};
+use crate::error::Result;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// The way a stack runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tier {
+    /// Tier 1: Compose with `PostgreSQL`, Redis and optionally Elasticsearch.
+    Docker,
+    /// Tier 2: the Conductor JAR on this host.
+    Jar,
+    /// Tier 3: agents run without Conductor.
+    Direct,
+}
+
+impl Tier {
+    /// The tier's name, as `--tier` takes it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Docker => "docker",
+            Self::Jar => "jar",
+            Self::Direct => "direct",
+        }
+    }
+
+    /// The tier's number in the guide.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Docker => 1,
+            Self::Jar => 2,
+            Self::Direct => 3,
+        }
+    }
+}
+
+/// One stack's configuration and paths.
+#[derive(Debug, Clone)]
+pub struct Stack {
+    /// The stack's name.
+    pub name: String,
+    /// Its configuration.
+    pub config: Config,
+    /// The folder that relative paths of the configuration belong to.
+    pub base: PathBuf,
+    /// The stack's own folder: `.conductor`, or `.conductor/stacks/NAME` for a further stack.
+    pub folder: PathBuf,
+}
+
+impl Stack {
+    /// The stack that a configuration describes. Creates nothing.
+    pub fn open(loaded: &Loaded) -> Result<Self> {
+        let name = loaded.config.stack.clone();
+        let root = loaded.base.join(".conductor");
+        let folder = if name == loaded.home_stack {
+            root
+        } else {
+            root.join("stacks").join(&name)
+        };
+        Ok(Self {
+            name,
+            config: loaded.config.clone(),
+            base: loaded.base.clone(),
+            folder,
+        })
+    }
+
+    /// Conductor's own `SQLite` database (tier 2).
+    #[must_use]
+    pub fn conductor_db(&self) -> PathBuf {
+        self.folder.join("data").join("conductor.db")
+    }
+
+    /// The `SQLite` database of the K1 tables (tiers 2 and 3).
+    #[must_use]
+    pub fn k1_db(&self) -> PathBuf {
+        self.folder.join("data").join("k1.db")
+    }
+
+    /// The server's log.
+    #[must_use]
+    pub fn server_log(&self) -> PathBuf {
+        self.folder.join("logs").join("conductor-server.log")
+    }
+
+    /// What is known of the server that was started last (tier 2).
+    #[must_use]
+    pub fn server_state(&self) -> PathBuf {
+        self.folder.join("run").join("server.json")
+    }
+
+    /// Locks, by what they protect.
+    #[must_use]
+    pub fn lock_file(&self, what: &str) -> PathBuf {
+        self.folder.join("run").join(format!("{what}.lock"))
+    }
+
+    /// Where restores note what they are doing, and where the old data is kept for `undo`.
+    #[must_use]
+    pub fn restores(&self) -> PathBuf {
+        self.folder.join("restores")
+    }
+
+    /// The folder that archives are kept in.
+    #[must_use]
+    pub fn repository(&self) -> PathBuf {
+        let path = &self.config.repository.path;
+        if path.as_os_str().is_empty() {
+            self.folder.join("backups")
+        } else {
+            self.base.join(path)
+        }
+    }
+
+    /// The data lives in a `PostgreSQL` that the configuration names by URL.
+    #[must_use]
+    pub fn uses_database_url(&self) -> bool {
+        !self.config.database.url.is_empty()
+    }
+}
