@@ -37,6 +37,7 @@ impl Context {
 
 /// The commands, in the order of `--help`.
 #[derive(Debug, clap::Subcommand)]
+#[allow(missing_docs, reason = "the doc of a command's Args is its help text")]
 pub enum Command {
     Completions(completions::CompletionsArgs),
 }
