@@ -1,5 +1,7 @@
 //! The archive format, against its own reader, the system's tar, and every kind of damage.
 
+#![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
 use k1ops::archive::{
     Archive, CodecSettings, Depth, FORMAT, Header, Manifest, NewMember, RowDigest, Writer,
 };
