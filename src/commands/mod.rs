@@ -2,6 +2,7 @@
 //! work itself lives in the domain. Commands do not import each other.
 
 mod completions;
+mod query;
 
 use crate::config::{Loaded, TierChoice};
 use crate::error::Result;
@@ -39,6 +40,7 @@ impl Context {
 #[derive(Debug, clap::Subcommand)]
 #[allow(missing_docs, reason = "the doc of a command's Args is its help text")]
 pub enum Command {
+    Query(query::QueryArgs),
     Completions(completions::CompletionsArgs),
 }
 
@@ -53,6 +55,7 @@ impl Command {
 /// Runs a command.
 pub async fn run(command: Command, context: Context) -> Result<ExitCode> {
     match command {
+        Command::Query(args) => query::run(args, &context).await,
         Command::Completions(args) => std::future::ready(completions::run(&args, &context)).await,
     }
 }
