@@ -4,6 +4,7 @@
 mod completions;
 mod internal;
 mod logs;
+mod query;
 mod start;
 mod status;
 mod stop;
@@ -48,6 +49,7 @@ pub enum Command {
     Stop(stop::StopArgs),
     Status(status::StatusArgs),
     Logs(logs::LogsArgs),
+    Query(query::QueryArgs),
     Completions(completions::CompletionsArgs),
     #[command(name = "__detached", hide = true)]
     Detached(internal::DetachedArgs),
@@ -73,5 +75,6 @@ pub async fn run(command: Command, context: Context) -> Result<ExitCode> {
         Command::Logs(args) => logs::run(&args, &context).await,
         Command::Detached(args) => internal::detached(&args),
         Command::Completions(args) => completions::run(&args, &context),
+        Command::Query(args) => query::run(args, &context).await,
     }
 }
