@@ -1,7 +1,10 @@
 //! The commands: each parses its arguments, opens what it needs, plans, shows and executes. The
 //! work itself lives in the domain. Commands do not import each other.
 
+mod backup;
 mod completions;
+mod list;
+mod verify;
 
 use crate::config::{Loaded, TierChoice};
 use crate::error::Result;
@@ -39,6 +42,9 @@ impl Context {
 #[derive(Debug, clap::Subcommand)]
 #[allow(missing_docs, reason = "the doc of a command's Args is its help text")]
 pub enum Command {
+    Backup(backup::BackupArgs),
+    List(list::ListArgs),
+    Verify(verify::VerifyArgs),
     Completions(completions::CompletionsArgs),
 }
 
@@ -53,6 +59,9 @@ impl Command {
 /// Runs a command.
 pub async fn run(command: Command, context: Context) -> Result<ExitCode> {
     match command {
+        Command::Backup(args) => backup::run(&args, &context).await,
+        Command::List(args) => list::run(&args, &context),
+        Command::Verify(args) => verify::run(&args, &context).await,
         Command::Completions(args) => std::future::ready(completions::run(&args, &context)).await,
     }
 }
