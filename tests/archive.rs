@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
 use k1ops::archive::{
-    Archive, CodecSettings, Depth, FORMAT, Header, Manifest, NewMember, RowDigest, Writer,
+    Archive, CodecSettings, Depth, FORMAT, Header, LargeObjects, Manifest, NewMember, RowDigest,
+    Writer,
 };
 use k1ops::archive::{PostgresSource, PostgresTable, Source, verify};
 use k1ops::config::Compression;
@@ -61,7 +62,7 @@ fn table(parts: u32, digest: RowDigest) -> Source {
             digest,
         }],
         sequences: 0,
-        large_objects: 0,
+        large_objects: LargeObjects::default(),
     }))
 }
 

@@ -112,8 +112,20 @@ pub struct PostgresSource {
     pub tables: Vec<PostgresTable>,
     /// How many sequences were set.
     pub sequences: u64,
-    /// How many large objects there are.
-    pub large_objects: u64,
+    /// Large objects.
+    #[serde(default)]
+    pub large_objects: LargeObjects,
+}
+
+/// The large objects of a database, as lines of `lo_put` under `postgres/large-objects/`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LargeObjects {
+    /// How many there are.
+    pub count: u64,
+    /// How many parts there are.
+    pub parts: u32,
+    /// The digest of the lines.
+    pub digest: RowDigest,
 }
 
 /// A role that the database's objects need. Passwords are not backed up.

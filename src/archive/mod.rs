@@ -13,8 +13,8 @@ mod writer;
 
 pub use codec::{Codec, CodecSettings};
 pub use manifest::{
-    ColumnList, ConfigSource, FORMAT, Header, LeftOut, Manifest, Member, PostgresSource,
-    PostgresTable, Role, Source, SqliteSource, SqliteTable,
+    ColumnList, ConfigSource, FORMAT, Header, LargeObjects, LeftOut, Manifest, Member,
+    PostgresSource, PostgresTable, Role, Source, SqliteSource, SqliteTable,
 };
 pub use reader::{Archive, MemberReader, SMALL_MEMBER};
 pub use rows::RowDigest;

@@ -237,6 +237,10 @@ fn check_sums(archive: &Archive) -> Result<()> {
     for source in &manifest.sources {
         match source {
             Source::Postgres(postgres) => {
+                let large = postgres.large_objects;
+                if found("postgres/large-objects") != (large.parts, large.digest) {
+                    return Err(archive.bad("is damaged: parts of the large objects are missing"));
+                }
                 for table in &postgres.tables {
                     if found(&table.folder) != (table.parts, table.digest) {
                         let name = format!("{}.{}", table.schema, table.name);

@@ -4,6 +4,7 @@
 
 mod config_file;
 mod plan;
+pub mod postgres;
 mod restore_txt;
 mod run;
 pub mod sqlite;
