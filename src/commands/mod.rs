@@ -3,7 +3,12 @@
 
 mod backup;
 mod completions;
+mod internal;
 mod list;
+mod logs;
+mod start;
+mod status;
+mod stop;
 mod verify;
 
 use crate::config::{Loaded, TierChoice};
@@ -42,26 +47,40 @@ impl Context {
 #[derive(Debug, clap::Subcommand)]
 #[allow(missing_docs, reason = "the doc of a command's Args is its help text")]
 pub enum Command {
+    Start(start::StartArgs),
+    Stop(stop::StopArgs),
+    Status(status::StatusArgs),
+    Logs(logs::LogsArgs),
     Backup(backup::BackupArgs),
     List(list::ListArgs),
     Verify(verify::VerifyArgs),
     Completions(completions::CompletionsArgs),
+    #[command(name = "__detached", hide = true)]
+    Detached(internal::DetachedArgs),
 }
 
 impl Command {
     /// The tier that a command's `--tier` asks for.
     #[must_use]
     pub fn tier(&self) -> Option<TierChoice> {
-        None
+        match self {
+            Self::Start(args) => args.tier,
+            _ => None,
+        }
     }
 }
 
 /// Runs a command.
 pub async fn run(command: Command, context: Context) -> Result<ExitCode> {
     match command {
+        Command::Start(args) => start::run(&args, &context).await,
+        Command::Stop(_) => stop::run(&context).await,
+        Command::Status(args) => status::run(&args, &context).await,
+        Command::Logs(args) => logs::run(&args, &context).await,
         Command::Backup(args) => backup::run(&args, &context).await,
         Command::List(args) => list::run(&args, &context),
         Command::Verify(args) => verify::run(&args, &context).await,
-        Command::Completions(args) => std::future::ready(completions::run(&args, &context)).await,
+        Command::Completions(args) => completions::run(&args, &context),
+        Command::Detached(args) => internal::detached(&args),
     }
 }
