@@ -153,6 +153,18 @@ impl Writer {
         Ok(())
     }
 
+    /// Waits until every member that was handed over is appended, so that those handed over next
+    /// come after them.
+    pub async fn settle(&self) -> Result<()> {
+        let slots = u32::try_from(self.0.slots).unwrap_or(u32::MAX);
+        let all = self.0.permits.acquire_many(slots).await;
+        drop(all.context(|| "the archive is closed")?);
+        if self.0.tape.is_closed() {
+            return Err(self.failure());
+        }
+        Ok(())
+    }
+
     /// Waits for all members, writes the manifest, syncs, and gives the archive its name.
     /// `complete` is told nothing of members: the writer lists them.
     pub async fn finish(&self, manifest: Manifest) -> Result<Manifest> {

@@ -1,13 +1,16 @@
 //! The commands: each parses its arguments, opens what it needs, plans, shows and executes. The
 //! work itself lives in the domain. Commands do not import each other.
 
+mod backup;
 mod completions;
 mod internal;
+mod list;
 mod logs;
 mod query;
 mod start;
 mod status;
 mod stop;
+mod verify;
 
 use crate::config::{Loaded, TierChoice};
 use crate::error::Result;
@@ -49,6 +52,9 @@ pub enum Command {
     Stop(stop::StopArgs),
     Status(status::StatusArgs),
     Logs(logs::LogsArgs),
+    Backup(backup::BackupArgs),
+    List(list::ListArgs),
+    Verify(verify::VerifyArgs),
     Query(query::QueryArgs),
     Completions(completions::CompletionsArgs),
     #[command(name = "__detached", hide = true)]
@@ -73,8 +79,11 @@ pub async fn run(command: Command, context: Context) -> Result<ExitCode> {
         Command::Stop(_) => stop::run(&context).await,
         Command::Status(args) => status::run(&args, &context).await,
         Command::Logs(args) => logs::run(&args, &context).await,
-        Command::Detached(args) => internal::detached(&args),
-        Command::Completions(args) => completions::run(&args, &context),
+        Command::Backup(args) => backup::run(&args, &context).await,
+        Command::List(args) => list::run(&args, &context),
+        Command::Verify(args) => verify::run(&args, &context).await,
         Command::Query(args) => query::run(args, &context).await,
+        Command::Completions(args) => completions::run(&args, &context),
+        Command::Detached(args) => internal::detached(&args),
     }
 }

@@ -1,0 +1,201 @@
+//! What a backup would do, as a value: nothing is opened, locked or written to make it.
+
+use crate::archive::{CodecSettings, LeftOut};
+use crate::config::Compression;
+use crate::error::{Error, Result};
+use crate::repository::{Purpose, Repository, partial_of};
+use crate::stack::Stack;
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+
+/// How a backup is to be made.
+#[derive(Debug, Clone, Default)]
+pub struct BackupOptions {
+    /// A file to write instead of one in the repository; it must not exist.
+    pub output: Option<PathBuf>,
+    /// Instead of the configured compression.
+    pub compression: Option<Compression>,
+    /// Instead of the configured level.
+    pub level: Option<i32>,
+    /// Instead of the configured number of jobs.
+    pub jobs: Option<usize>,
+    /// Read every byte back after writing, not only the structure.
+    pub verify_fully: bool,
+}
+
+/// A thing that would be backed up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase", tag = "kind")]
+pub enum PlannedSource {
+    /// The `PostgreSQL` database that the configuration names.
+    Postgres {
+        /// Its URL without the password.
+        database: String,
+    },
+    /// An `SQLite` file.
+    Sqlite {
+        /// What it holds: `conductor` or `k1`.
+        name: String,
+        /// Where it is.
+        path: PathBuf,
+        /// Its size with its write-ahead log, in bytes.
+        bytes: u64,
+    },
+    /// The configuration without secrets.
+    Config {
+        /// Its member.
+        path: String,
+    },
+}
+
+/// What a backup would do.
+#[derive(Debug, Clone, Serialize)]
+pub struct BackupPlan {
+    /// The stack.
+    pub stack: String,
+    /// When the backup begins.
+    pub started_at: DateTime<Utc>,
+    /// The archive to write.
+    pub archive: PathBuf,
+    /// What goes into it.
+    pub sources: Vec<PlannedSource>,
+    /// What does not, and why.
+    pub left_out: Vec<LeftOut>,
+    /// Connections and compressing threads.
+    pub jobs: usize,
+    /// How members are compressed.
+    #[serde(skip)]
+    pub codec: CodecSettings,
+    /// Read every byte back after writing.
+    pub verify_fully: bool,
+}
+
+/// Decides what to back up and where to.
+///
+/// Fails with [`crate::error::ErrorKind::Missing`] if the stack has no data.
+pub fn plan(stack: &Stack, options: &BackupOptions, purpose: Purpose) -> Result<BackupPlan> {
+    let started_at = Utc::now();
+    let sources = sources_of(stack);
+    if !has_data(&sources) {
+        return Err(nothing_to_back_up(stack));
+    }
+    let configured = &stack.config.backup;
+    let compression = options.compression.unwrap_or(configured.compression);
+    let level = options.level.unwrap_or(configured.level);
+    Ok(BackupPlan {
+        stack: stack.name.clone(),
+        started_at,
+        archive: place(stack, options, started_at, purpose)?,
+        sources,
+        left_out: left_out(stack),
+        jobs: jobs(options.jobs.unwrap_or(configured.jobs)),
+        codec: CodecSettings::of(compression, level),
+        verify_fully: options.verify_fully,
+    })
+}
+
+/// `wanted` jobs, or one for each CPU.
+#[must_use]
+pub fn jobs(wanted: usize) -> usize {
+    if wanted > 0 {
+        return wanted;
+    }
+    std::thread::available_parallelism().map_or(2, std::num::NonZero::get)
+}
+
+/// Everything of the stack that holds data or describes it.
+#[must_use]
+pub fn sources_of(stack: &Stack) -> Vec<PlannedSource> {
+    let mut sources = Vec::new();
+    if stack.uses_database_url() {
+        sources.push(PlannedSource::Postgres {
+            database: stack.config.database.url.to_string(),
+        });
+    }
+    for (name, path) in sqlite_files(stack) {
+        if path.is_file() {
+            sources.push(PlannedSource::Sqlite {
+                name: name.to_owned(),
+                bytes: size_with_log(&path),
+                path,
+            });
+        }
+    }
+    sources.push(PlannedSource::Config {
+        path: super::config_file::MEMBER.to_owned(),
+    });
+    sources
+}
+
+/// The `SQLite` databases that a stack may have, by the name they go under in an archive.
+#[must_use]
+pub fn sqlite_files(stack: &Stack) -> [(&'static str, PathBuf); 2] {
+    [("conductor", stack.conductor_db()), ("k1", stack.k1_db())]
+}
+
+/// Whether there is anything among `sources` that cannot be made again.
+#[must_use]
+pub fn has_data(sources: &[PlannedSource]) -> bool {
+    sources
+        .iter()
+        .any(|source| !matches!(source, PlannedSource::Config { .. }))
+}
+
+fn size_with_log(path: &Path) -> u64 {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    [path, Path::new(&log)]
+        .iter()
+        .filter_map(|file| std::fs::metadata(file).ok())
+        .map(|metadata| metadata.len())
+        .sum()
+}
+
+fn nothing_to_back_up(stack: &Stack) -> Error {
+    Error::missing(format!("stack {} has no data to back up", stack.name)).hint(format!(
+        "Neither database.url is set nor is there a database in {}; start the stack first, or name the right one with --stack or --config.",
+        stack.folder.join("data").display()
+    ))
+}
+
+fn place(
+    stack: &Stack,
+    options: &BackupOptions,
+    started_at: DateTime<Utc>,
+    purpose: Purpose,
+) -> Result<PathBuf> {
+    let Some(output) = &options.output else {
+        return Ok(Repository::new(stack.repository()).new_place(&stack.name, started_at, purpose));
+    };
+    let partial = partial_of(output);
+    if output.exists() {
+        return Err(
+            Error::refused(format!("{} exists already", output.display()))
+                .hint("Choose another name for --output; a backup never replaces a file."),
+        );
+    }
+    if partial.exists() {
+        return Err(Error::refused(format!(
+            "{} exists: a backup is writing it, or died while it did",
+            partial.display()
+        ))
+        .hint("Remove it if no backup is running, or choose another name for --output."));
+    }
+    Ok(output.clone())
+}
+
+fn left_out(stack: &Stack) -> Vec<LeftOut> {
+    let thing = |what: &str, why: &str| LeftOut {
+        what: what.to_owned(),
+        why: why.to_owned(),
+    };
+    let mut left_out = vec![thing(
+        "secrets of the configuration",
+        "the archive is not encrypted",
+    )];
+    if stack.server_log().exists() {
+        left_out.push(thing("server logs", "they are no data of the stack"));
+    }
+    left_out
+}

@@ -1,0 +1,88 @@
+//! `RESTORE.txt`: how to get everything back without this tool. Its indented lines are one shell
+//! script, which a test runs as it stands.
+
+use super::plan::{BackupPlan, PlannedSource};
+
+/// Its member.
+pub(super) const MEMBER: &str = "RESTORE.txt";
+
+/// The text for what `plan` puts into the archive.
+pub(super) fn text(plan: &BackupPlan) -> String {
+    let unpack = plan.codec.codec.program();
+    let suffix = plan.codec.codec.suffix();
+    let mut text = introduction(plan, unpack);
+    for source in &plan.sources {
+        match source {
+            PlannedSource::Sqlite { name, .. } => text.push_str(&sqlite(name, unpack, suffix)),
+            PlannedSource::Postgres { .. } => text.push_str(&postgres(unpack, suffix)),
+            PlannedSource::Config { path } => text.push_str(&config(path)),
+        }
+    }
+    text
+}
+
+fn introduction(plan: &BackupPlan, unpack: &str) -> String {
+    let program = unpack.split(' ').next().unwrap_or(unpack);
+    format!(
+        "\
+How to restore this backup by hand
+==================================
+
+This is a backup of the K1 Conductor stack \"{stack}\", begun at {time}.
+The easy way is `k1ops restore FILE`. This is the way without k1ops: it takes tar, {program},
+and sqlite3 or psql. Unpack the archive into an empty folder, go there, and run the indented
+lines; they stop at the first error. manifest.json holds the SHA-256 of every member and the
+number of rows of every table.
+
+    set -eu
+",
+        stack = plan.stack,
+        time = plan.started_at.format("%Y-%m-%d %H:%M:%S UTC"),
+    )
+}
+
+fn sqlite(name: &str, unpack: &str, suffix: &str) -> String {
+    format!(
+        "
+The SQLite database \"{name}\": its pages, one part after the other. Stop whatever uses the old
+database, and move {name}.db, {name}.db-wal and {name}.db-shm away, before you put this one in
+their place.
+
+    {unpack} sqlite/{name}/*.pages{suffix} > {name}.db
+    sqlite3 {name}.db 'PRAGMA integrity_check'
+"
+    )
+}
+
+fn postgres(unpack: &str, suffix: &str) -> String {
+    format!(
+        "
+The PostgreSQL database, into a new database. PGHOST, PGPORT, PGUSER and PGPASSWORD say on which
+server and as whom (a superuser, so that owners and extensions can be restored); TARGET names the
+new database. postgres/load.tsv lists every part of every table with the COPY command that loads
+it. Roles that are there already are left as they are; passwords of roles are not in a backup.
+
+    TARGET=${{TARGET:-restored}}
+    createdb --template=template0 \"$TARGET\"
+    psql -X -q -v ON_ERROR_STOP=1 -d \"$TARGET\" -f postgres/roles.sql
+    {unpack} postgres/schema-pre-data.sql{suffix} | psql -X -q -v ON_ERROR_STOP=1 -d \"$TARGET\"
+    {unpack} postgres/load.tsv{suffix} | while IFS='\t' read -r part copy; do
+      {unpack} \"$part\" | psql -X -q -v ON_ERROR_STOP=1 -d \"$TARGET\" -c \"$copy\"
+    done
+    for part in postgres/large-objects/*.sql{suffix}; do
+      if [ -e \"$part\" ]; then {unpack} \"$part\" | psql -X -q -o /dev/null -v ON_ERROR_STOP=1 -d \"$TARGET\"; fi
+    done
+    {unpack} postgres/sequences.sql{suffix} | psql -X -q -o /dev/null -v ON_ERROR_STOP=1 -d \"$TARGET\"
+    {unpack} postgres/schema-post-data.sql{suffix} | psql -X -q -v ON_ERROR_STOP=1 -d \"$TARGET\"
+"
+    )
+}
+
+fn config(path: &str) -> String {
+    format!(
+        "
+The configuration is in {path}. Secrets in it are written as ***: put them back before you use
+it.
+"
+    )
+}

@@ -1,0 +1,110 @@
+//! `k1ops backup`.
+
+use super::Context;
+use crate::backup::{self, BackupOptions, BackupPlan, BackupReport, PlannedSource};
+use crate::config::Compression;
+use crate::error::Result;
+use crate::exit_code::ExitCode;
+use crate::repository::Purpose;
+use crate::ui::{self, Tone};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Back the stack up into one archive
+///
+/// The stack may go on working. Everything in the archive is of one moment for each database, and
+/// nothing is listed as a backup before it is complete and its structure was read back.
+#[derive(Debug, clap::Args)]
+pub struct BackupArgs {
+    /// Show what would be done and do nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Write this file instead of one in the repository
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Compress with this algorithm
+    #[arg(long, value_name = "ALGORITHM")]
+    compression: Option<Compression>,
+    /// Compress at this level (zstd -7 to 22, gzip 1 to 9)
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    level: Option<i32>,
+    /// Use this many connections and compressing threads
+    #[arg(long, value_name = "N")]
+    jobs: Option<usize>,
+    /// Read every byte back after writing, not only the structure
+    #[arg(long)]
+    verify: bool,
+}
+
+/// Plans, and takes the backup.
+pub(super) async fn run(args: &BackupArgs, context: &Context) -> Result<ExitCode> {
+    let stack = context.stack()?;
+    let options = BackupOptions {
+        output: args.output.clone(),
+        compression: args.compression,
+        level: args.level,
+        jobs: args.jobs,
+        verify_fully: args.verify,
+    };
+    let ui = &context.ui;
+    if args.dry_run {
+        let plan = backup::plan(&stack, &options, Purpose::Backup)?;
+        ui.result(&plan, |_, text| show_plan(&plan, text))?;
+        return Ok(ExitCode::Done);
+    }
+    let report = backup::run(&stack, &options, &context.events(), &context.interrupt).await?;
+    ui.result(&report, |ui, text| show_report(ui, &report, text))?;
+    Ok(ExitCode::Done)
+}
+
+fn show_plan(plan: &BackupPlan, text: &mut String) {
+    text.push_str(&format!("would write {}\n", plan.archive.display()));
+    for source in &plan.sources {
+        text.push_str("  with ");
+        text.push_str(&match source {
+            PlannedSource::Postgres { database } => format!("PostgreSQL database {database}"),
+            PlannedSource::Sqlite { name, path, bytes } => {
+                let size = ui::bytes(*bytes);
+                format!("SQLite database {name}, {size}, {}", path.display())
+            }
+            PlannedSource::Config { .. } => "the configuration without secrets".to_owned(),
+        });
+        text.push('\n');
+    }
+    for left in &plan.left_out {
+        text.push_str(&format!("  without {}: {}\n", left.what, left.why));
+    }
+}
+
+fn show_report(ui: &ui::Ui, report: &BackupReport, text: &mut String) {
+    let took = Duration::from_secs_f64(report.seconds);
+    text.push_str(&format!(
+        "{} {}\n",
+        ui.paint(Tone::Good, "backed up to"),
+        report.archive.display()
+    ));
+    text.push_str(&format!(
+        "  {} rows, {} in {} of archive, {} ({})\n",
+        ui::count(report.rows),
+        ui::bytes(report.raw_bytes),
+        ui::bytes(report.size),
+        ui::duration(took),
+        ui::rate(report.raw_bytes, took),
+    ));
+    for source in report.sources.iter().filter(|s| s.tables > 0) {
+        let (tables, rows) = (ui::count(source.tables), ui::count(source.rows));
+        text.push_str(&format!(
+            "  {}: {tables} tables, {rows} rows\n",
+            source.what
+        ));
+    }
+    for left in &report.left_out {
+        let line = format!("  without {}: {}", left.what, left.why);
+        text.push_str(&ui.paint(Tone::Dim, &line));
+        text.push('\n');
+    }
+    text.push_str(&format!(
+        "restore it with: k1ops restore {}\n",
+        report.restore_with
+    ));
+}
