@@ -15,6 +15,8 @@ pub struct Client {
 impl Client {
     /// A client for the server at `base`, such as `http://127.0.0.1:8080`.
     pub fn new(base: impl Into<String>) -> Result<Self> {
+        // reqwest takes its TLS from the process's default, of which there may be one already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder()
             // The server is on this host or a private network: no proxy belongs in between.
             .no_proxy()
@@ -111,9 +113,17 @@ impl Client {
             return Ok(text);
         }
         let said: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-        let said = said["message"].as_str().unwrap_or(text.trim()).to_owned();
+        let mut why = said["message"].as_str().unwrap_or(text.trim()).to_owned();
+        // "Validation failed, check below errors for detail." says nothing without them.
+        for error in said["validationErrors"].as_array().into_iter().flatten() {
+            why.push_str(&format!(
+                " {}: {}",
+                error["path"].as_str().unwrap_or_default(),
+                error["message"].as_str().unwrap_or_default()
+            ));
+        }
         Err(Error::failed(format!(
-            "Conductor at {} refused {path}: {status}: {said}",
+            "Conductor at {} refused {path}: {status}: {why}",
             self.base
         )))
     }
