@@ -23,7 +23,11 @@ pub fn open_or_create(path: &Path) -> Result<Connection> {
     if !path.exists() {
         super::fs::create_private_folder(path.parent().unwrap_or(Path::new(".")))?;
         // SQLite gives its -wal and -shm files the mode of the database.
-        super::fs::create_private_file(path)?;
+        match super::fs::create_private_file(path) {
+            // Another process was quicker.
+            Err(_) if path.exists() => {}
+            created => drop(created?),
+        }
     }
     let connection = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     connection
