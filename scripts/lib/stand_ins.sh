@@ -18,7 +18,7 @@ declare -A STAND_IN=(
     [java]=$K1OPS_TESTBED_PREFIX/java:21
     [elasticsearch]=$K1OPS_TESTBED_PREFIX/elasticsearch:7.17.15
 )
-TESTBED_PARTS=(postgres redis java)
+TESTBED_PARTS=(postgres redis java elasticsearch)
 
 # A registry that did not answer once is not asked again in this run.
 REGISTRY_REACHED=
