@@ -2,5 +2,9 @@
 //! knows what a stack, an archive or a command is.
 
 pub mod fs;
+pub mod http;
+pub mod log_file;
+pub mod port;
 pub mod postgres;
+pub mod process;
 pub mod sqlite;

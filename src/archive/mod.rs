@@ -1,1 +1,28 @@
-//! The archive format: an ordinary tar with a manifest last (docs/archive-format.md).
+//! The archive: one backup in one file, an ordinary tar whose manifest comes last.
+//!
+//! `docs/archive-format.md` specifies the format. This module knows bytes, members and checksums;
+//! it does not know where data comes from or goes to, nor where archives are kept.
+
+mod codec;
+mod manifest;
+mod reader;
+mod rows;
+mod tape;
+mod verify;
+mod writer;
+
+pub use codec::{Codec, CodecSettings};
+pub use manifest::{
+    ColumnList, ConfigSource, FORMAT, Header, LargeObjects, LeftOut, Manifest, Member,
+    PostgresSource, PostgresTable, Role, Source, SqliteSource, SqliteTable,
+};
+pub use reader::{Archive, MemberReader, SMALL_MEMBER};
+pub use rows::RowDigest;
+pub use verify::{Depth, Verified, verify};
+pub use writer::{NewMember, Writer};
+
+/// The extension of a finished archive.
+pub const EXTENSION: &str = "tar";
+
+/// What is appended to an archive's name while it is being written.
+pub const PARTIAL_SUFFIX: &str = ".partial";

@@ -1,1 +1,3 @@
 //! Taking backups.
+
+pub mod postgres;

@@ -2,7 +2,12 @@
 //! work itself lives in the domain. Commands do not import each other.
 
 mod completions;
+mod internal;
+mod logs;
 mod query;
+mod start;
+mod status;
+mod stop;
 
 use crate::config::{Loaded, TierChoice};
 use crate::error::Result;
@@ -40,22 +45,36 @@ impl Context {
 #[derive(Debug, clap::Subcommand)]
 #[allow(missing_docs, reason = "the doc of a command's Args is its help text")]
 pub enum Command {
+    Start(start::StartArgs),
+    Stop(stop::StopArgs),
+    Status(status::StatusArgs),
+    Logs(logs::LogsArgs),
     Query(query::QueryArgs),
     Completions(completions::CompletionsArgs),
+    #[command(name = "__detached", hide = true)]
+    Detached(internal::DetachedArgs),
 }
 
 impl Command {
     /// The tier that a command's `--tier` asks for.
     #[must_use]
     pub fn tier(&self) -> Option<TierChoice> {
-        None
+        match self {
+            Self::Start(args) => args.tier,
+            _ => None,
+        }
     }
 }
 
 /// Runs a command.
 pub async fn run(command: Command, context: Context) -> Result<ExitCode> {
     match command {
+        Command::Start(args) => start::run(&args, &context).await,
+        Command::Stop(_) => stop::run(&context).await,
+        Command::Status(args) => status::run(&args, &context).await,
+        Command::Logs(args) => logs::run(&args, &context).await,
+        Command::Detached(args) => internal::detached(&args),
+        Command::Completions(args) => completions::run(&args, &context),
         Command::Query(args) => query::run(args, &context).await,
-        Command::Completions(args) => std::future::ready(completions::run(&args, &context)).await,
     }
 }

@@ -15,13 +15,7 @@ pub struct Client {
 impl Client {
     /// A client for the server at `base`, such as `http://127.0.0.1:8080`.
     pub fn new(base: impl Into<String>) -> Result<Self> {
-        let http = reqwest::Client::builder()
-            // The server is on this host or a private network: no proxy belongs in between.
-            .no_proxy()
-            .connect_timeout(Duration::from_secs(2))
-            .timeout(Duration::from_secs(30))
-            .build()
-            .context(|| "the HTTP client cannot be set up")?;
+        let http = crate::adapters::http::local_client(Duration::from_secs(30))?;
         Ok(Self {
             http,
             base: base.into().trim_end_matches('/').to_owned(),

@@ -1,1 +1,3 @@
 //! Putting backups back, beside the live data, and undoing that.
+
+pub mod postgres;

@@ -1,6 +1,19 @@
 //! A stack: one K1 Conductor installation, and where everything that belongs to it lives.
 //!
-//! This module knows paths and which store holds the data; it does not start, stop or back up.
+//! This module knows paths and which store holds the data; the modules below it start, stop and
+//! look after what runs. Backing up and restoring is not known here.
+
+mod direct;
+pub mod jar;
+mod start;
+pub mod state;
+mod status;
+mod stop;
+pub mod tier;
+
+pub use start::{Outcome, StartOptions, StartReport, StartedServer, start};
+pub use status::{RunningServer, ServerStatus, Status, StoreStatus, status};
+pub use stop::{StopReport, stop, stop_locked};
 
 use crate::config::{Config, Loaded};
 use crate::error::Result;

@@ -1,6 +1,7 @@
 //! `PostgreSQL` by URL: addresses, connections, TLS, and the server's own `pg_dump`.
 
 mod address;
+pub mod admin;
 pub mod dump;
 mod tls;
 

@@ -1,0 +1,43 @@
+//! HTTP clients: one for servers on this host, one for the world outside.
+
+use crate::error::{Context, Result};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A client for a server on this host or a private network, by plain HTTP and without a proxy.
+///
+/// It trusts no certificate authority, which spares reading the host's list at every start.
+pub fn local_client(timeout: Duration) -> Result<reqwest::Client> {
+    build(
+        reqwest::Client::builder().no_proxy().timeout(timeout),
+        rustls::RootCertStore::empty(),
+    )
+}
+
+/// A client that goes out, through the proxy that the environment names, and verifies what it
+/// meets against the host's certificate authorities.
+pub fn outside_client() -> Result<reqwest::Client> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    build(
+        reqwest::Client::builder()
+            .user_agent(concat!("k1ops/", env!("CARGO_PKG_VERSION")))
+            // A transfer that makes no progress is broken; a slow one is not.
+            .read_timeout(Duration::from_secs(30)),
+        roots,
+    )
+}
+
+fn build(builder: reqwest::ClientBuilder, roots: rustls::RootCertStore) -> Result<reqwest::Client> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .context(|| "TLS cannot be set up")?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    builder
+        .tls_backend_preconfigured(tls)
+        .connect_timeout(Duration::from_secs(10))
+        .build()
+        .context(|| "the HTTP client cannot be set up")
+}

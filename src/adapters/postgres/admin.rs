@@ -1,0 +1,126 @@
+//! Databases of a server as a whole: created, renamed, dropped, and who is connected to them.
+
+use super::{Address, Session, quote_identifier, server_message};
+use crate::error::{Error, ErrorKind, Result};
+use serde::Serialize;
+use tokio_postgres::error::SqlState;
+
+/// A session that is connected to a database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SessionInfo {
+    /// The server process.
+    pub pid: i32,
+    /// What the client calls itself.
+    pub application: String,
+    /// Its role.
+    pub user: String,
+    /// Where it comes from; empty for a local socket.
+    pub client: String,
+}
+
+/// A connection to a database of the same server other than `not`, for commands that must not run
+/// in the database they act on.
+pub async fn maintenance(address: &Address, not: &[&str]) -> Result<Session> {
+    let mut last = None;
+    for name in ["postgres", "template1", address.database()] {
+        if not.contains(&name) {
+            continue;
+        }
+        match Session::open(&address.with_database(name)).await {
+            Ok(session) => return Ok(session),
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(last.unwrap_or_else(|| Error::missing("the server has no database to work from")))
+}
+
+/// Whether the server has a database of this name.
+pub async fn database_exists(address: &Address, name: &str) -> Result<bool> {
+    let session = maintenance(address, &[]).await?;
+    let found = session
+        .query_opt("SELECT FROM pg_database WHERE datname = $1", &[&name])
+        .await
+        .map_err(|e| explain("look for", name, &e))?;
+    Ok(found.is_some())
+}
+
+/// Renames a database that nobody is connected to.
+pub async fn rename_database(address: &Address, from: &str, to: &str) -> Result<()> {
+    let sql = format!(
+        "ALTER DATABASE {} RENAME TO {}",
+        quote_identifier(from),
+        quote_identifier(to)
+    );
+    execute(address, from, "rename", &sql).await
+}
+
+/// Drops a database if it is there, ending its sessions.
+pub async fn drop_database(address: &Address, name: &str) -> Result<()> {
+    let sql = format!(
+        "DROP DATABASE IF EXISTS {} WITH (FORCE)",
+        quote_identifier(name)
+    );
+    execute(address, name, "drop", &sql).await
+}
+
+/// Who is connected to a database, besides the server's own processes.
+pub async fn sessions(address: &Address, name: &str) -> Result<Vec<SessionInfo>> {
+    let session = maintenance(address, &[name]).await?;
+    let rows = session
+        .query(
+            "SELECT pid, coalesce(application_name, ''), coalesce(usename, '')::text,
+                    coalesce(client_addr::text, '')
+             FROM pg_stat_activity
+             WHERE datname = $1 AND backend_type = 'client backend' AND pid <> pg_backend_pid()
+             ORDER BY pid",
+            &[&name],
+        )
+        .await
+        .map_err(|e| explain("list the sessions of", name, &e))?;
+    Ok(rows
+        .iter()
+        .map(|row| SessionInfo {
+            pid: row.get(0),
+            application: row.get(1),
+            user: row.get(2),
+            client: row.get(3),
+        })
+        .collect())
+}
+
+/// Ends all sessions of a database and answers how many there were.
+pub async fn terminate_sessions(address: &Address, name: &str) -> Result<u64> {
+    let session = maintenance(address, &[name]).await?;
+    let row = session
+        .query_one(
+            "SELECT count(pg_terminate_backend(pid, 5000))
+             FROM pg_stat_activity
+             WHERE datname = $1 AND backend_type = 'client backend' AND pid <> pg_backend_pid()",
+            &[&name],
+        )
+        .await
+        .map_err(|e| explain("end the sessions of", name, &e))?;
+    Ok(u64::try_from(row.get::<_, i64>(0)).unwrap_or_default())
+}
+
+async fn execute(address: &Address, name: &str, verb: &str, sql: &str) -> Result<()> {
+    let session = maintenance(address, &[name]).await?;
+    session
+        .batch_execute(sql)
+        .await
+        .map_err(|e| explain(verb, name, &e))
+}
+
+fn explain(verb: &str, name: &str, error: &tokio_postgres::Error) -> Error {
+    let said = server_message(error);
+    let message = format!("cannot {verb} database {name:?}: {said}");
+    match error.code() {
+        Some(code) if *code == SqlState::OBJECT_IN_USE => Error::new(ErrorKind::Missing, message)
+            .hint("Stop what is connected to it, or add --terminate-sessions."),
+        Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => {
+            Error::new(ErrorKind::Missing, message)
+                .hint("Use a role that owns the database and has CREATEDB, or a superuser.")
+        }
+        _ => Error::failed(message),
+    }
+}

@@ -1,0 +1,131 @@
+//! How a member's bytes are compressed. Every member is whole in itself, so that members are
+//! written and read on all cores.
+
+use crate::config::Compression;
+use crate::error::{Context, Result};
+use serde::{Deserialize, Serialize};
+use std::io::{Read, Write};
+
+/// A member's compression.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Codec {
+    /// As it is.
+    None,
+    /// One Zstandard frame (RFC 8878) with a content checksum.
+    Zstd,
+    /// One gzip member (RFC 1952).
+    Gzip,
+}
+
+/// A codec and its level.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CodecSettings {
+    /// The codec.
+    pub codec: Codec,
+    /// The level, in the codec's own terms.
+    pub level: i32,
+}
+
+impl CodecSettings {
+    /// The settings that the configuration asks for; level 0 is the default here: zstd 3, gzip 6.
+    #[must_use]
+    pub fn of(compression: Compression, level: i32) -> Self {
+        match compression {
+            Compression::Zstd => Self {
+                codec: Codec::Zstd,
+                level: if level == 0 { 3 } else { level.clamp(-7, 22) },
+            },
+            Compression::Gzip => Self {
+                codec: Codec::Gzip,
+                level: if level == 0 { 6 } else { level.clamp(1, 9) },
+            },
+        }
+    }
+
+    /// Compresses `raw` into one frame.
+    pub fn compress(self, raw: &[u8]) -> Result<Vec<u8>> {
+        match self.codec {
+            Codec::None => Ok(raw.to_vec()),
+            Codec::Zstd => zstd_frame(raw, self.level).context(|| "zstd cannot compress"),
+            Codec::Gzip => gzip_frame(raw, self.level).context(|| "gzip cannot compress"),
+        }
+    }
+}
+
+fn zstd_frame(raw: &[u8], level: i32) -> std::io::Result<Vec<u8>> {
+    let mut compressor = zstd::bulk::Compressor::new(level)?;
+    compressor.include_checksum(true)?;
+    compressor.include_contentsize(true)?;
+    compressor.compress(raw)
+}
+
+fn gzip_frame(raw: &[u8], level: i32) -> std::io::Result<Vec<u8>> {
+    let level = flate2::Compression::new(level.unsigned_abs());
+    let mut encoder = flate2::write::GzEncoder::new(Vec::with_capacity(raw.len() / 3), level);
+    encoder.write_all(raw)?;
+    encoder.finish()
+}
+
+impl Codec {
+    /// What is appended to a member's name: `.zst`, `.gz` or nothing.
+    #[must_use]
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::Zstd => ".zst",
+            Self::Gzip => ".gz",
+        }
+    }
+
+    /// The program that undoes it on a pipe.
+    #[must_use]
+    pub fn program(self) -> &'static str {
+        match self {
+            Self::None => "cat",
+            Self::Zstd => "zstd -dc",
+            Self::Gzip => "gzip -dc",
+        }
+    }
+
+    /// A reader of the uncompressed bytes. It reads on in pieces, so that neither a huge member nor
+    /// a decompression bomb can fill the memory.
+    pub fn decoder<'a>(self, stored: impl Read + Send + 'a) -> Result<Box<dyn Read + Send + 'a>> {
+        Ok(match self {
+            Self::None => Box::new(stored),
+            Self::Zstd => {
+                let mut decoder =
+                    zstd::Decoder::new(stored).context(|| "zstd cannot be started")?;
+                // A frame may ask for a window of any size; ours never need more than 128 MiB.
+                decoder
+                    .window_log_max(27)
+                    .context(|| "zstd cannot be limited")?;
+                Box::new(decoder)
+            }
+            Self::Gzip => Box::new(flate2::read::MultiGzDecoder::new(stored)),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_in_comes_out() {
+        let raw = b"row\n".repeat(10_000);
+        for compression in [Compression::Zstd, Compression::Gzip] {
+            let settings = CodecSettings::of(compression, 0);
+            let stored = settings.compress(&raw).unwrap();
+            assert!(stored.len() < raw.len() / 10);
+            let mut back = Vec::new();
+            settings
+                .codec
+                .decoder(stored.as_slice())
+                .unwrap()
+                .read_to_end(&mut back)
+                .unwrap();
+            assert_eq!(back, raw);
+        }
+    }
+}

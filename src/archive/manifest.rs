@@ -1,0 +1,299 @@
+//! What is in an archive: `format.json` (first member) and `manifest.json` (last member).
+
+use super::{Codec, RowDigest};
+use crate::error::{Context, Error, Result};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+
+/// The archive format that this version writes, and the newest that it reads.
+pub const FORMAT: u32 = 1;
+
+/// `format.json`: what can be said before anything is copied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// The format's version.
+    pub format: u32,
+    /// The tool that wrote it, such as `k1ops 0.1.0`.
+    pub tool: String,
+    /// The stack's name.
+    pub stack: String,
+    /// When the backup began.
+    pub started_at: DateTime<Utc>,
+}
+
+/// `manifest.json`: everything that was backed up. An archive without it is no backup.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The same as in `format.json`.
+    #[serde(flatten)]
+    pub header: Header,
+    /// When everything was written.
+    pub finished_at: DateTime<Utc>,
+    /// The tier that the stack ran on, if it ran.
+    pub tier: Option<String>,
+    /// The Conductor version that the stack is configured for.
+    pub conductor_version: String,
+    /// What was backed up.
+    pub sources: Vec<Source>,
+    /// What was not, and why.
+    pub left_out: Vec<LeftOut>,
+    /// Every member before this one, in the order of the file.
+    pub members: Vec<Member>,
+}
+
+/// A thing that was left out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// What.
+    pub what: String,
+    /// Why.
+    pub why: String,
+}
+
+/// One member of the tar.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its path in the tar.
+    pub path: String,
+    /// Where its content begins in the file, in bytes.
+    pub offset: u64,
+    /// The size of its content as stored, in bytes.
+    pub size: u64,
+    /// SHA-256 of its content as stored, in hex.
+    pub sha256: String,
+    /// How it is compressed.
+    pub codec: Codec,
+    /// Its size when uncompressed, in bytes.
+    pub raw_size: u64,
+    /// Of a member that holds rows in `COPY`'s text format: their digest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<RowDigest>,
+}
+
+/// A thing that was backed up.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "kind")]
+pub enum Source {
+    /// A `PostgreSQL` database, under `postgres/`.
+    Postgres(Box<PostgresSource>),
+    /// An `SQLite` database, under `sqlite/NAME/`.
+    Sqlite(SqliteSource),
+    /// The stack's configuration without secrets, under `config/`.
+    Config(ConfigSource),
+}
+
+/// A logical backup of one database in one snapshot.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PostgresSource {
+    /// The database's name.
+    pub database: String,
+    /// The server's version, such as `15.18`.
+    pub server_version: String,
+    /// The server's major version.
+    pub server_major: u32,
+    /// The write-ahead log position of the snapshot.
+    pub lsn: String,
+    /// The database's owner.
+    pub owner: String,
+    /// Encoding, such as `UTF8`.
+    pub encoding: String,
+    /// `LC_COLLATE`.
+    pub collate: String,
+    /// `LC_CTYPE`.
+    pub ctype: String,
+    /// `ALTER DATABASE ... SET`, `GRANT ... ON DATABASE` and `COMMENT ON DATABASE`, with the name
+    /// written as `:database:`.
+    pub database_sql: Vec<String>,
+    /// Roles that own something or are granted something in the database.
+    pub roles: Vec<Role>,
+    /// Tables, in the order of their data's folders.
+    pub tables: Vec<PostgresTable>,
+    /// How many sequences were set.
+    pub sequences: u64,
+    /// Large objects.
+    #[serde(default)]
+    pub large_objects: LargeObjects,
+}
+
+/// The large objects of a database, as lines of `lo_put` under `postgres/large-objects/`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LargeObjects {
+    /// How many there are.
+    pub count: u64,
+    /// How many parts there are.
+    pub parts: u32,
+    /// The digest of the lines.
+    pub digest: RowDigest,
+}
+
+/// A role that the database's objects need. Passwords are not backed up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Role {
+    /// Its name.
+    pub name: String,
+    /// `CREATE ROLE`'s attributes, such as `NOSUPERUSER LOGIN`.
+    pub attributes: String,
+    /// Roles of this list that it is a member of.
+    pub member_of: Vec<String>,
+}
+
+/// A table's columns as `COPY` takes them, quoted; empty where all are meant.
+pub type ColumnList = Vec<String>;
+
+/// A table whose rows are in the archive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PostgresTable {
+    /// Its schema.
+    pub schema: String,
+    /// Its name.
+    pub name: String,
+    /// The folder of its parts: `postgres/data/00001-public.task`.
+    pub folder: String,
+    /// Columns, in `COPY`'s order.
+    pub columns: ColumnList,
+    /// An extension's own condition for what belongs to the user's data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub condition: Option<String>,
+    /// How many parts there are.
+    pub parts: u32,
+    /// All rows' digest at the snapshot.
+    pub digest: RowDigest,
+}
+
+/// An `SQLite` database, page by page in one read transaction.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SqliteSource {
+    /// What it holds: `conductor` or `k1`.
+    pub name: String,
+    /// The folder of its parts: `sqlite/conductor`.
+    pub folder: String,
+    /// Bytes in a page.
+    pub page_size: u64,
+    /// Pages.
+    pub pages: u64,
+    /// The library's version.
+    pub sqlite_version: String,
+    /// How many parts there are.
+    pub parts: u32,
+    /// Every ordinary table's digest in the same transaction.
+    pub tables: Vec<SqliteTable>,
+}
+
+/// An `SQLite` table's digest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SqliteTable {
+    /// Its name.
+    pub name: String,
+    /// Its rows.
+    pub digest: RowDigest,
+}
+
+/// The stack's configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigSource {
+    /// Its member.
+    pub path: String,
+}
+
+/// The manifest with a checksum of its own bytes, so that a flipped bit in it is found too.
+#[derive(Serialize, Deserialize)]
+struct Sealed<'a> {
+    sha256: String,
+    #[serde(borrow)]
+    manifest: &'a RawValue,
+}
+
+impl Header {
+    /// Reads `format.json` and refuses a format that is newer than this tool.
+    pub fn parse(json: &[u8]) -> Result<Self> {
+        /// Only what every future format keeps.
+        #[derive(Deserialize)]
+        struct Any {
+            format: u32,
+            tool: Option<String>,
+        }
+        let any: Any = serde_json::from_slice(json)
+            .map_err(|e| Error::bad_data("format.json cannot be read").because(e))?;
+        if any.format > FORMAT {
+            let tool = any.tool.unwrap_or_else(|| "a newer tool".to_owned());
+            return Err(Error::bad_data(format!(
+                "the archive has format {}, written by {tool}; this k1ops reads up to format {FORMAT}",
+                any.format
+            ))
+            .hint("Use the k1ops that wrote it, or a newer one."));
+        }
+        serde_json::from_slice(json)
+            .map_err(|e| Error::bad_data("format.json cannot be read").because(e))
+    }
+}
+
+impl Manifest {
+    /// The bytes of `manifest.json`.
+    pub fn seal(&self) -> Result<Vec<u8>> {
+        let cannot = || "the manifest cannot be written as JSON";
+        let text = serde_json::to_string_pretty(self).context(cannot)?;
+        let manifest: Box<RawValue> = RawValue::from_string(text).context(cannot)?;
+        let sha256 = hex::encode(Sha256::digest(manifest.get()));
+        let mut bytes = serde_json::to_vec(&Sealed {
+            sha256,
+            manifest: &manifest,
+        })
+        .context(cannot)?;
+        bytes.push(b'\n');
+        Ok(bytes)
+    }
+
+    /// Reads `manifest.json` and checks its own checksum.
+    pub fn unseal(json: &[u8]) -> Result<Self> {
+        let damaged = |what: &str| {
+            Error::bad_data(format!("the archive's manifest {what}"))
+                .hint("Use another archive; `k1ops list` shows which there are.")
+        };
+        let sealed: Sealed<'_> =
+            serde_json::from_slice(json).map_err(|e| damaged("cannot be read").because(e))?;
+        if hex::encode(Sha256::digest(sealed.manifest.get())) != sealed.sha256 {
+            return Err(damaged("does not match its own checksum"));
+        }
+        serde_json::from_str(sealed.manifest.get())
+            .map_err(|e| damaged("is not of a form that this k1ops knows").because(e))
+    }
+
+    /// The `PostgreSQL` database, if there is one.
+    #[must_use]
+    pub fn postgres(&self) -> Option<&PostgresSource> {
+        self.sources.iter().find_map(|source| match source {
+            Source::Postgres(postgres) => Some(&**postgres),
+            _ => None,
+        })
+    }
+
+    /// The `SQLite` databases.
+    pub fn sqlite(&self) -> impl Iterator<Item = &SqliteSource> {
+        self.sources.iter().filter_map(|source| match source {
+            Source::Sqlite(sqlite) => Some(sqlite),
+            _ => None,
+        })
+    }
+
+    /// The members of a folder, in the order of the file.
+    pub fn members_in<'a>(&'a self, folder: &'a str) -> impl Iterator<Item = &'a Member> {
+        self.members.iter().filter(move |m| {
+            m.path
+                .strip_prefix(folder)
+                .is_some_and(|rest| rest.starts_with('/'))
+        })
+    }
+
+    /// All rows of all sources.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        let of = |source: &Source| match source {
+            Source::Postgres(p) => p.tables.iter().map(|t| t.digest.rows).sum(),
+            Source::Sqlite(s) => s.tables.iter().map(|t| t.digest.rows).sum(),
+            Source::Config(_) => 0,
+        };
+        self.sources.iter().map(of).sum()
+    }
+}

@@ -1,0 +1,272 @@
+//! Checks an archive: quickly its structure, or fully every byte, frame and row.
+
+use super::manifest::{Member, Source};
+use super::tape::{self, BLOCK};
+use super::{Archive, RowDigest};
+use crate::error::{Context, Result};
+use crate::event::{Events, Unit};
+use crate::interrupt::Interrupt;
+use serde::Serialize;
+use std::collections::HashMap;
+use std::io::Read;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// How thoroughly to check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Depth {
+    /// Manifest, headers and layout. Reads little.
+    Quick,
+    /// Every byte of the file, every checksum, every frame, every row.
+    Full,
+}
+
+/// What was checked.
+#[derive(Debug, Clone, Serialize)]
+pub struct Verified {
+    /// How thoroughly.
+    pub depth: Depth,
+    /// Members.
+    pub members: u64,
+    /// Bytes as stored.
+    pub stored_bytes: u64,
+    /// Bytes when uncompressed.
+    pub raw_bytes: u64,
+    /// Rows that the manifest counts.
+    pub rows: u64,
+    /// Seconds it took.
+    pub seconds: f64,
+}
+
+impl Verified {
+    /// How long it took.
+    #[must_use]
+    pub fn took(&self) -> Duration {
+        Duration::from_secs_f64(self.seconds)
+    }
+}
+
+/// Checks `archive` on `jobs` threads. An archive that differs in one bit from what was written is
+/// refused with [`crate::error::ErrorKind::BadData`].
+pub async fn verify(
+    archive: &Archive,
+    depth: Depth,
+    jobs: usize,
+    events: &Events,
+    interrupt: &Interrupt,
+) -> Result<Verified> {
+    let begun = Instant::now();
+    let step = format!("verifying {}", archive.path().display());
+    events.started(&step);
+    let work = Work::new(
+        archive.clone(),
+        depth,
+        events.clone(),
+        interrupt.clone(),
+        step.clone(),
+    );
+    let work = std::sync::Arc::new(work);
+    let mut threads = tokio::task::JoinSet::new();
+    for _ in 0..jobs.max(1) {
+        let work = work.clone();
+        threads.spawn_blocking(move || work.run());
+    }
+    while let Some(result) = threads.join_next().await {
+        result.context(|| "a verifying thread died")??;
+    }
+    let manifest = archive.manifest();
+    work.check_end()?;
+    check_sums(archive)?;
+    let verified = Verified {
+        depth,
+        members: manifest.members.len() as u64,
+        stored_bytes: archive.size(),
+        raw_bytes: manifest.members.iter().map(|m| m.raw_size).sum(),
+        rows: manifest.rows(),
+        seconds: begun.elapsed().as_secs_f64(),
+    };
+    events.finished(
+        step,
+        format!("{} members, {} rows", verified.members, verified.rows),
+    );
+    Ok(verified)
+}
+
+/// Members that threads take one after the other.
+struct Work {
+    archive: Archive,
+    depth: Depth,
+    events: Events,
+    interrupt: Interrupt,
+    step: String,
+    next: AtomicUsize,
+    done: AtomicU64,
+}
+
+impl Work {
+    fn new(
+        archive: Archive,
+        depth: Depth,
+        events: Events,
+        interrupt: Interrupt,
+        step: String,
+    ) -> Self {
+        let (next, done) = (AtomicUsize::new(0), AtomicU64::new(0));
+        Self {
+            archive,
+            depth,
+            events,
+            interrupt,
+            step,
+            next,
+            done,
+        }
+    }
+
+    fn run(&self) -> Result<()> {
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            self.interrupt.check()?;
+            let index = self.next.fetch_add(1, Ordering::Relaxed);
+            let Some(member) = self.archive.manifest().members.get(index) else {
+                return Ok(());
+            };
+            self.check_frame(member)?;
+            if self.depth == Depth::Full {
+                self.check_content(member, &mut buffer)?;
+            }
+            let done = self.done.fetch_add(member.size, Ordering::Relaxed) + member.size;
+            self.events
+                .progress(&self.step, done, Some(self.archive.size()), Unit::Bytes);
+        }
+    }
+
+    /// The header must be to the byte what the writer wrote, and the padding zero.
+    fn check_frame(&self, member: &Member) -> Result<()> {
+        check_tape(&self.archive, &member.path, member.offset, member.size).map_err(|_| {
+            self.archive
+                .damaged(member, "its tar header or padding is wrong")
+        })
+    }
+
+    fn check_content(&self, member: &Member, buffer: &mut [u8]) -> Result<()> {
+        let mut reader = self.archive.reader(member)?;
+        let mut digest = RowDigest::default();
+        let mut rest: Vec<u8> = Vec::new();
+        loop {
+            self.interrupt.check()?;
+            let read = reader
+                .read(buffer)
+                .map_err(|e| self.archive.damaged(member, &e.to_string()))?;
+            if read == 0 {
+                break;
+            }
+            if member.rows.is_some() {
+                add_rows(&mut digest, &mut rest, &buffer[..read]);
+            }
+        }
+        match member.rows {
+            Some(_) if !rest.is_empty() => {
+                Err(self.archive.damaged(member, "its last row is not complete"))
+            }
+            Some(rows) if rows != digest => Err(self
+                .archive
+                .damaged(member, "its rows are not those of the manifest")),
+            _ => Ok(()),
+        }
+    }
+
+    /// The manifest's own header and padding.
+    fn check_end(&self) -> Result<()> {
+        let last = self.archive.manifest().members.last();
+        let header = last.map_or(0, |m| m.offset + tape::padded(m.size));
+        let entry = tape::entry_at(self.archive.file(), header)?.ok_or_else(|| {
+            self.archive
+                .bad("is damaged: the manifest's header is wrong")
+        })?;
+        check_tape(&self.archive, &entry.path, header + BLOCK, entry.size).map_err(|_| {
+            self.archive
+                .bad("is damaged: the manifest's header or padding is wrong")
+        })
+    }
+}
+
+/// Adds the rows that `piece` completes; `rest` carries the unfinished one.
+fn add_rows(digest: &mut RowDigest, rest: &mut Vec<u8>, piece: &[u8]) {
+    let mut piece = piece;
+    if !rest.is_empty() {
+        let Some(end) = memchr::memchr(b'\n', piece) else {
+            rest.extend_from_slice(piece);
+            return;
+        };
+        rest.extend_from_slice(&piece[..end]);
+        digest.add(rest);
+        rest.clear();
+        piece = &piece[end + 1..];
+    }
+    let unfinished = digest.add_lines(piece);
+    rest.extend_from_slice(unfinished);
+}
+
+/// Compares header and padding of the member at `offset` with what the writer writes.
+fn check_tape(archive: &Archive, path: &str, offset: u64, size: u64) -> Result<()> {
+    let started = archive.manifest().header.started_at.timestamp();
+    let expected = tape::header(path, size, u64::try_from(started).unwrap_or_default())?;
+    let found = tape::read_at(archive.file(), offset - BLOCK, tape::BLOCK_LEN)?;
+    let length = usize::try_from(tape::padded(size) - size).unwrap_or_default();
+    let padding = tape::read_at(archive.file(), offset + size, length)?;
+    if found != expected.as_bytes() || padding.iter().any(|&b| b != 0) {
+        return Err(archive.bad("is damaged"));
+    }
+    Ok(())
+}
+
+/// A table's digest must be the sum of its parts, and all its parts must be there.
+fn check_sums(archive: &Archive) -> Result<()> {
+    let manifest = archive.manifest();
+    let mut parts: HashMap<&str, (u32, RowDigest)> = HashMap::new();
+    for member in &manifest.members {
+        if let Some((folder, _)) = member.path.rsplit_once('/') {
+            let entry = parts.entry(folder).or_default();
+            entry.0 += 1;
+            entry.1 = entry.1.merge(member.rows.unwrap_or_default());
+        }
+    }
+    let found = |folder: &str| parts.get(folder).copied().unwrap_or_default();
+    for source in &manifest.sources {
+        match source {
+            Source::Postgres(postgres) => {
+                let large = postgres.large_objects;
+                if found("postgres/large-objects") != (large.parts, large.digest) {
+                    return Err(archive.bad("is damaged: parts of the large objects are missing"));
+                }
+                for table in &postgres.tables {
+                    if found(&table.folder) != (table.parts, table.digest) {
+                        let name = format!("{}.{}", table.schema, table.name);
+                        return Err(
+                            archive.bad(format!("is damaged: parts of table {name} are missing"))
+                        );
+                    }
+                }
+            }
+            Source::Sqlite(sqlite) => {
+                let raw: u64 = manifest
+                    .members_in(&sqlite.folder)
+                    .map(|m| m.raw_size)
+                    .sum();
+                if found(&sqlite.folder).0 != sqlite.parts || raw != sqlite.page_size * sqlite.pages
+                {
+                    let name = &sqlite.name;
+                    return Err(
+                        archive.bad(format!("is damaged: parts of database {name} are missing"))
+                    );
+                }
+            }
+            Source::Config(config) => {
+                archive.member(&config.path)?;
+            }
+        }
+    }
+    Ok(())
+}

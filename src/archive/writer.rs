@@ -1,0 +1,326 @@
+//! Writes an archive: members are compressed on all cores and appended by one thread, in bounded
+//! memory, into a `.partial` file that gets its name only when it is complete and synced.
+
+use super::manifest::{Header, Manifest, Member};
+use super::{Codec, CodecSettings, PARTIAL_SUFFIX, RowDigest, tape};
+use crate::adapters::fs::{PartialFile, create_private_file, create_private_folder};
+use crate::error::{Context, Error, Result};
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+
+/// What all parts that are under way may take together, raw and compressed.
+const MEMORY: usize = 128 << 20;
+
+/// The largest part.
+const LARGEST_PART: usize = 8 << 20;
+
+/// The smallest part, however many cores there are.
+const SMALLEST_PART: usize = 1 << 20;
+
+/// A member to be written.
+#[derive(Debug)]
+pub struct NewMember {
+    /// Its path in the tar, without the codec's suffix; at most 90 bytes.
+    pub path: String,
+    /// Its content.
+    pub raw: Vec<u8>,
+    /// The digest of its rows, if it holds rows.
+    pub rows: Option<RowDigest>,
+    /// Whether to compress it. What a person should be able to read at once is stored as it is.
+    pub compressed: bool,
+}
+
+/// Writes one archive. Cheap to clone; dropping the last clone before [`Writer::finish`] removes
+/// the partial file.
+#[derive(Debug, Clone)]
+pub struct Writer(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    place: PathBuf,
+    partial: Mutex<Option<PartialFile>>,
+    header: Header,
+    settings: CodecSettings,
+    part_size: usize,
+    slots: usize,
+    permits: Arc<Semaphore>,
+    tape: mpsc::Sender<Message>,
+    failure: Arc<Mutex<Option<Error>>>,
+}
+
+enum Message {
+    Append(Box<Stored>, OwnedSemaphorePermit),
+    Failed(Error),
+    Finish(Box<Manifest>, oneshot::Sender<Manifest>),
+}
+
+struct Stored {
+    path: String,
+    bytes: Vec<u8>,
+    codec: Codec,
+    raw_size: u64,
+    rows: Option<RowDigest>,
+}
+
+impl Writer {
+    /// Begins an archive at `place`, which must be free, with up to `jobs` compressing threads.
+    pub fn create(
+        place: &Path,
+        header: Header,
+        settings: CodecSettings,
+        jobs: usize,
+    ) -> Result<Self> {
+        let folder = place.parent().unwrap_or(Path::new("."));
+        create_private_folder(folder)?;
+        let mut partial = place.as_os_str().to_owned();
+        partial.push(PARTIAL_SUFFIX);
+        let partial = PathBuf::from(partial);
+        let file = create_private_file(&partial)?;
+        let slots = jobs.max(1) * 2;
+        // Each slot may hold a part raw and, for a moment, compressed as well.
+        let part_size = (MEMORY / (slots * 2)).clamp(SMALLEST_PART, LARGEST_PART);
+        let (tape, messages) = mpsc::channel(2);
+        let failure = Arc::new(Mutex::new(None));
+        let writer = TapeWriter::begin(file, &header)?;
+        let failed = failure.clone();
+        let shown = partial.clone();
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = writer.run(messages) {
+                let error = explain_write(&shown, error);
+                failed
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .get_or_insert(error);
+            }
+        });
+        Ok(Self(Arc::new(Shared {
+            place: place.to_path_buf(),
+            partial: Mutex::new(Some(PartialFile::new(partial))),
+            header,
+            settings,
+            part_size,
+            slots,
+            permits: Arc::new(Semaphore::new(slots)),
+            tape,
+            failure,
+        })))
+    }
+
+    /// How large a part should be, in raw bytes, to stay within the memory bound.
+    #[must_use]
+    pub fn part_size(&self) -> usize {
+        self.0.part_size
+    }
+
+    /// The codec of compressed members.
+    #[must_use]
+    pub fn codec(&self) -> Codec {
+        self.0.settings.codec
+    }
+
+    /// Hands a member over to be compressed and appended. Waits while too much is under way; an
+    /// error of earlier members may be reported here or by [`Writer::finish`].
+    pub async fn add(&self, member: NewMember) -> Result<()> {
+        let permits = self.0.permits.clone();
+        let permit = permits
+            .acquire_owned()
+            .await
+            .context(|| "the archive is closed")?;
+        if self.0.tape.is_closed() {
+            return Err(self.failure());
+        }
+        let settings = if member.compressed {
+            self.0.settings
+        } else {
+            CodecSettings {
+                codec: Codec::None,
+                level: 0,
+            }
+        };
+        let tape = self.0.tape.clone();
+        tokio::task::spawn_blocking(move || {
+            let message = match store(member, settings) {
+                Ok(stored) => Message::Append(Box::new(stored), permit),
+                Err(error) => Message::Failed(error),
+            };
+            // A closed channel means that the tape has failed, which is reported from there.
+            let _ = tape.blocking_send(message);
+        });
+        Ok(())
+    }
+
+    /// Waits for all members, writes the manifest, syncs, and gives the archive its name.
+    /// `complete` is told nothing of members: the writer lists them.
+    pub async fn finish(&self, manifest: Manifest) -> Result<Manifest> {
+        let slots = u32::try_from(self.0.slots).unwrap_or(u32::MAX);
+        let all = self
+            .0
+            .permits
+            .acquire_many(slots)
+            .await
+            .context(|| "the archive is closed")?;
+        let (reply, answer) = oneshot::channel();
+        let message = Message::Finish(Box::new(manifest), reply);
+        self.0
+            .tape
+            .send(message)
+            .await
+            .map_err(|_| self.failure())?;
+        let manifest = answer.await.map_err(|_| self.failure())?;
+        drop(all);
+        let partial = self
+            .0
+            .partial
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let partial = partial.ok_or_else(|| Error::failed("the archive is already finished"))?;
+        partial.publish(&self.0.place)?;
+        Ok(manifest)
+    }
+
+    /// What `format.json` says.
+    #[must_use]
+    pub fn header(&self) -> &Header {
+        &self.0.header
+    }
+
+    fn failure(&self) -> Error {
+        let mut failure = self
+            .0
+            .failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        failure
+            .take()
+            .unwrap_or_else(|| Error::failed("the archive cannot be written"))
+    }
+}
+
+fn store(member: NewMember, settings: CodecSettings) -> Result<Stored> {
+    let raw_size = member.raw.len() as u64;
+    let bytes = if settings.codec == Codec::None {
+        member.raw
+    } else {
+        settings.compress(&member.raw)?
+    };
+    let path = format!("{}{}", member.path, settings.codec.suffix());
+    Ok(Stored {
+        path,
+        bytes,
+        codec: settings.codec,
+        raw_size,
+        rows: member.rows,
+    })
+}
+
+fn explain_write(partial: &Path, error: Error) -> Error {
+    if error
+        .causes()
+        .iter()
+        .any(|cause| cause.contains("No space left"))
+    {
+        return Error::missing(format!("no space is left for {}", partial.display()))
+            .because(error)
+            .hint("Free some space, or set repository.path to a larger file system.");
+    }
+    Error::failed(format!("{} cannot be written", partial.display())).because(error)
+}
+
+/// The one thread that appends to the file.
+struct TapeWriter {
+    file: File,
+    offset: u64,
+    mtime: u64,
+    members: Vec<Member>,
+}
+
+impl TapeWriter {
+    fn begin(file: File, header: &Header) -> Result<Self> {
+        let mtime = u64::try_from(header.started_at.timestamp()).unwrap_or_default();
+        let mut tape = Self {
+            file,
+            offset: 0,
+            mtime,
+            members: Vec::new(),
+        };
+        let json = serde_json::to_vec(header).context(|| "format.json cannot be written")?;
+        tape.append(Stored {
+            path: "format.json".to_owned(),
+            raw_size: json.len() as u64,
+            bytes: json,
+            codec: Codec::None,
+            rows: None,
+        })?;
+        Ok(tape)
+    }
+
+    fn run(mut self, mut messages: mpsc::Receiver<Message>) -> Result<()> {
+        while let Some(message) = messages.blocking_recv() {
+            match message {
+                Message::Append(stored, permit) => {
+                    self.append(*stored)?;
+                    drop(permit);
+                }
+                Message::Failed(error) => return Err(error),
+                Message::Finish(manifest, reply) => {
+                    let manifest = self.close(*manifest)?;
+                    // Nobody listens any more if the command was interrupted.
+                    let _ = reply.send(manifest);
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, stored: Stored) -> Result<()> {
+        debug_assert!(stored.path.len() <= tape::LONGEST_NAME, "{}", stored.path);
+        let sha256 = hex::encode(Sha256::digest(&stored.bytes));
+        let offset = self.write(&stored.path, &stored.bytes)?;
+        self.members.push(Member {
+            path: stored.path,
+            offset,
+            size: stored.bytes.len() as u64,
+            sha256,
+            codec: stored.codec,
+            raw_size: stored.raw_size,
+            rows: stored.rows,
+        });
+        Ok(())
+    }
+
+    /// Writes header, content and padding; answers where the content begins.
+    fn write(&mut self, path: &str, content: &[u8]) -> Result<u64> {
+        let size = content.len() as u64;
+        let header = tape::header(path, size, self.mtime)?;
+        let padding = [0; tape::BLOCK_LEN];
+        let padding = &padding[..usize::try_from(tape::padded(size) - size).unwrap_or_default()];
+        for bytes in [header.as_bytes().as_slice(), content, padding] {
+            self.file
+                .write_all(bytes)
+                .context(|| format!("member {path} cannot be written"))?;
+        }
+        let begins = self.offset + tape::BLOCK;
+        self.offset = begins + tape::padded(size);
+        Ok(begins)
+    }
+
+    fn close(mut self, mut manifest: Manifest) -> Result<Manifest> {
+        manifest.members = std::mem::take(&mut self.members);
+        manifest.finished_at = chrono::Utc::now();
+        self.write("manifest.json", &manifest.seal()?)?;
+        let end = [0; tape::END_LEN];
+        self.file
+            .write_all(&end)
+            .context(|| "the end of the archive cannot be written")?;
+        self.file
+            .sync_all()
+            .context(|| "the archive cannot be synced")?;
+        Ok(manifest)
+    }
+}

@@ -1,0 +1,341 @@
+//! What a database holds: facts, roles, tables with their sizes, large objects, and what a logical
+//! backup leaves out.
+
+use super::failed;
+use super::pieces::Piece;
+use crate::adapters::postgres::{Session, quote_identifier, quote_literal};
+use crate::archive::{LeftOut, Role};
+use crate::error::Result;
+
+/// Everything that is read before the copying begins.
+#[derive(Debug)]
+pub(super) struct Catalog {
+    pub(super) facts: Facts,
+    pub(super) roles: Vec<Role>,
+    pub(super) tables: Vec<Table>,
+    pub(super) large_objects: Vec<u32>,
+    pub(super) left_out: Vec<LeftOut>,
+}
+
+/// The database itself.
+#[derive(Debug)]
+pub(super) struct Facts {
+    pub(super) server_version: String,
+    pub(super) lsn: String,
+    pub(super) owner: String,
+    pub(super) encoding: String,
+    pub(super) collate: String,
+    pub(super) ctype: String,
+    pub(super) database_sql: Vec<String>,
+}
+
+/// A table whose rows are copied.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Table {
+    pub(super) schema: String,
+    pub(super) name: String,
+    pub(super) folder: String,
+    pub(super) columns: Vec<String>,
+    pub(super) condition: Option<String>,
+    pub(super) heap_bytes: u64,
+    pub(super) total_bytes: u64,
+    pub(super) server_major: u32,
+}
+
+impl Table {
+    /// The name as SQL takes it.
+    pub(super) fn sql_name(&self) -> String {
+        format!(
+            "{}.{}",
+            quote_identifier(&self.schema),
+            quote_identifier(&self.name)
+        )
+    }
+
+    /// The name as people read it.
+    pub(super) fn shown(&self) -> String {
+        format!("{}.{}", self.schema, self.name)
+    }
+
+    /// The statement that sends a piece of the table.
+    pub(super) fn copy_out(&self, piece: &Piece) -> String {
+        let name = self.sql_name();
+        let columns = self.columns.join(", ");
+        let mut conditions: Vec<String> = Vec::new();
+        if let Some((begin, end)) = piece.blocks {
+            conditions.push(format!("ctid >= '({begin},0)'::pg_catalog.tid"));
+            conditions.extend(end.map(|end| format!("ctid < '({end},0)'::pg_catalog.tid")));
+        }
+        if let Some(condition) = &self.condition {
+            let condition = condition.trim();
+            let stripped = condition
+                .get(..5)
+                .filter(|w| w.eq_ignore_ascii_case("where"));
+            let condition = stripped.map_or(condition, |_| &condition[5..]);
+            conditions.push(format!("({condition})"));
+        }
+        match (conditions.is_empty(), self.columns.is_empty()) {
+            (true, true) => format!("COPY {name} TO STDOUT"),
+            (true, false) => format!("COPY {name} ({columns}) TO STDOUT"),
+            (false, _) => {
+                let conditions = conditions.join(" AND ");
+                format!("COPY (SELECT {columns} FROM ONLY {name} WHERE {conditions}) TO STDOUT")
+            }
+        }
+    }
+}
+
+pub(super) async fn read(session: &Session, major: u32) -> Result<Catalog> {
+    Ok(Catalog {
+        facts: read_facts(session).await?,
+        roles: read_roles(session).await?,
+        tables: read_tables(session, major).await?,
+        large_objects: read_large_objects(session).await?,
+        left_out: read_left_out(session).await?,
+    })
+}
+
+/// Keeps the tables as they are while they are copied: no other session may alter or drop them.
+pub(super) async fn lock(session: &Session, tables: &[Table]) -> Result<()> {
+    for batch in tables.chunks(500) {
+        let names = batch
+            .iter()
+            .map(Table::sql_name)
+            .collect::<Vec<_>>()
+            .join(", ");
+        let sql = format!("LOCK TABLE {names} IN ACCESS SHARE MODE");
+        session
+            .batch_execute(&sql)
+            .await
+            .map_err(|e| failed("locking the tables", &e))?;
+    }
+    Ok(())
+}
+
+async fn read_facts(session: &Session) -> Result<Facts> {
+    let doing = "reading the database's settings";
+    let row = session
+        .query_one(
+            "SELECT current_setting('server_version'),
+                    CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()::text
+                         ELSE pg_current_wal_lsn()::text END,
+                    pg_get_userbyid(datdba)::text, pg_encoding_to_char(encoding)::text,
+                    datcollate::text, datctype::text
+             FROM pg_catalog.pg_database WHERE datname = current_database()",
+            &[],
+        )
+        .await
+        .map_err(|e| failed(doing, &e))?;
+    let version: String = row.get(0);
+    Ok(Facts {
+        server_version: version.split(' ').next().unwrap_or_default().to_owned(),
+        lsn: row.get::<_, Option<String>>(1).unwrap_or_default(),
+        owner: row.get(2),
+        encoding: row.get(3),
+        collate: row.get(4),
+        ctype: row.get(5),
+        database_sql: read_database_sql(session).await?,
+    })
+}
+
+/// Settings, grants and comment of the database itself, which no section of `pg_dump` has.
+async fn read_database_sql(session: &Session) -> Result<Vec<String>> {
+    let rows = session
+        .query(
+            "SELECT CASE WHEN r.rolname IS NULL THEN 'ALTER DATABASE :database:'
+                    ELSE format('ALTER ROLE %I IN DATABASE :database:', r.rolname) END
+                    || format(' SET %I TO ', split_part(c, '=', 1))
+                    || CASE WHEN split_part(c, '=', 1) IN ('search_path', 'temp_tablespaces',
+                            'local_preload_libraries', 'session_preload_libraries')
+                            AND substr(c, strpos(c, '=') + 1) <> ''
+                       THEN substr(c, strpos(c, '=') + 1)
+                       ELSE quote_literal(substr(c, strpos(c, '=') + 1)) END
+             FROM pg_catalog.pg_db_role_setting s
+             JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase
+             LEFT JOIN pg_catalog.pg_roles r ON r.oid = s.setrole
+             CROSS JOIN unnest(s.setconfig) c
+             WHERE d.datname = current_database()
+             UNION ALL
+             SELECT 'REVOKE ALL ON DATABASE :database: FROM PUBLIC'
+             FROM pg_catalog.pg_database d
+             WHERE d.datname = current_database() AND d.datacl IS NOT NULL
+             UNION ALL
+             SELECT format('GRANT %s ON DATABASE :database: TO %s%s', a.privilege_type,
+                    CASE a.grantee WHEN 0 THEN 'PUBLIC'
+                         ELSE quote_ident(pg_get_userbyid(a.grantee)) END,
+                    CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
+             FROM pg_catalog.pg_database d CROSS JOIN aclexplode(d.datacl) a
+             WHERE d.datname = current_database()
+             UNION ALL
+             SELECT 'COMMENT ON DATABASE :database: IS ' || quote_literal(t)
+             FROM pg_catalog.pg_database d
+             CROSS JOIN shobj_description(d.oid, 'pg_database') t
+             WHERE d.datname = current_database() AND t IS NOT NULL",
+            &[],
+        )
+        .await
+        .map_err(|e| failed("reading the database's grants", &e))?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// Roles that own something in the database or are named in a grant or a policy of it.
+async fn read_roles(session: &Session) -> Result<Vec<Role>> {
+    let rows = session
+        .query(
+            "WITH needed AS (
+                 SELECT r.* FROM pg_catalog.pg_roles r
+                 WHERE r.rolname !~ '^pg_' AND r.oid IN (
+                     SELECT s.refobjid FROM pg_catalog.pg_shdepend s
+                     JOIN pg_catalog.pg_database d ON d.datname = current_database()
+                     WHERE s.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass
+                       AND (s.dbid = d.oid
+                            OR s.classid = 'pg_catalog.pg_database'::pg_catalog.regclass
+                               AND s.objid = d.oid)
+                     UNION SELECT datdba FROM pg_catalog.pg_database
+                     WHERE datname = current_database()))
+             SELECT n.rolname::text,
+                    concat_ws(' ', CASE WHEN n.rolcanlogin THEN 'LOGIN' ELSE 'NOLOGIN' END,
+                        CASE WHEN n.rolinherit THEN 'INHERIT' ELSE 'NOINHERIT' END,
+                        CASE WHEN n.rolcreatedb THEN 'CREATEDB' END,
+                        CASE WHEN n.rolcreaterole THEN 'CREATEROLE' END,
+                        CASE WHEN n.rolbypassrls THEN 'BYPASSRLS' END,
+                        CASE WHEN n.rolconnlimit >= 0
+                             THEN 'CONNECTION LIMIT ' || n.rolconnlimit END),
+                    ARRAY(SELECT g.rolname::text FROM pg_catalog.pg_auth_members m
+                          JOIN needed g ON g.oid = m.roleid WHERE m.member = n.oid
+                          ORDER BY 1)
+             FROM needed n ORDER BY 1",
+            &[],
+        )
+        .await
+        .map_err(|e| failed("reading the roles", &e))?;
+    Ok(rows
+        .iter()
+        .map(|row| Role {
+            name: row.get(0),
+            attributes: row.get(1),
+            member_of: row.get(2),
+        })
+        .collect())
+}
+
+/// Statements that create the roles that are not there. Roles that are there are not touched, and
+/// nobody becomes a superuser by a restore.
+pub(super) fn roles_sql(roles: &[Role]) -> String {
+    roles.iter().map(|role| role_sql(role) + ";\n").collect()
+}
+
+/// Creates the role and its memberships, if there is none of its name.
+fn role_sql(role: &Role) -> String {
+    let name = quote_identifier(&role.name);
+    let mut create = format!("CREATE ROLE {name} {};", role.attributes);
+    for group in &role.member_of {
+        create.push_str(&format!(" GRANT {} TO {name};", quote_identifier(group)));
+    }
+    let literal = quote_literal(&role.name);
+    let body = format!(
+        "BEGIN IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = {literal}) \
+         THEN {create} END IF; END"
+    );
+    format!("DO {}", quote_literal(&body))
+}
+
+async fn read_tables(session: &Session, major: u32) -> Result<Vec<Table>> {
+    let rows = session
+        .query(
+            "SELECT n.nspname::text, c.relname::text,
+                    pg_relation_size(c.oid), pg_table_size(c.oid),
+                    ARRAY(SELECT quote_ident(a.attname) FROM pg_catalog.pg_attribute a
+                          WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+                            AND a.attgenerated = '' ORDER BY a.attnum),
+                    x.condition
+             FROM pg_catalog.pg_class c
+             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             LEFT JOIN (SELECT unnest(extconfig) AS oid, unnest(extcondition) AS condition
+                        FROM pg_catalog.pg_extension) x ON x.oid = c.oid
+             WHERE c.relkind = 'r' AND c.relpersistence <> 't'
+               AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+               AND n.nspname !~ '^pg_(toast|temp)'
+               AND (x.oid IS NOT NULL OR NOT EXISTS (
+                   SELECT FROM pg_catalog.pg_depend d
+                   WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                     AND d.objid = c.oid AND d.deptype = 'e'))
+             ORDER BY 1, 2",
+            &[],
+        )
+        .await
+        .map_err(|e| failed("reading the tables", &e))?;
+    let table = |(index, row): (usize, &tokio_postgres::Row)| {
+        let (schema, name): (String, String) = (row.get(0), row.get(1));
+        let folder = format!("postgres/data/{:05}-{}", index + 1, plain(&schema, &name));
+        let size = |column: usize| u64::try_from(row.get::<_, i64>(column)).unwrap_or_default();
+        Table {
+            folder,
+            schema,
+            name,
+            heap_bytes: size(2),
+            total_bytes: size(3),
+            columns: row.get(4),
+            condition: row.get::<_, Option<String>>(5).filter(|c| !c.is_empty()),
+            server_major: major,
+        }
+    };
+    Ok(rows.iter().enumerate().map(table).collect())
+}
+
+/// A table's name for a folder: for people only, so it may be shortened and made plain.
+fn plain(schema: &str, name: &str) -> String {
+    let plain = |c: char| {
+        if c.is_ascii_alphanumeric() || "_-".contains(c) {
+            c
+        } else {
+            '_'
+        }
+    };
+    let text: String = schema
+        .chars()
+        .map(plain)
+        .chain(['.'])
+        .chain(name.chars().map(plain))
+        .collect();
+    text.chars().take(48).collect()
+}
+
+async fn read_large_objects(session: &Session) -> Result<Vec<u32>> {
+    let rows = session
+        .query(
+            "SELECT oid FROM pg_catalog.pg_largeobject_metadata ORDER BY oid",
+            &[],
+        )
+        .await
+        .map_err(|e| failed("reading the large objects", &e))?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+async fn read_left_out(session: &Session) -> Result<Vec<LeftOut>> {
+    let rows = session
+        .query(
+            "SELECT format('rows of foreign table %I.%I', n.nspname, c.relname),
+                    'they live on another server'
+             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             WHERE c.relkind = 'f'
+             UNION ALL
+             SELECT format('replication slot %s', slot_name), 'it belongs to the server'
+             FROM pg_catalog.pg_replication_slots WHERE database = current_database()",
+            &[],
+        )
+        .await
+        .map_err(|e| failed("reading what is left out", &e))?;
+    let mut left_out: Vec<LeftOut> = rows
+        .iter()
+        .map(|row| LeftOut {
+            what: row.get(0),
+            why: row.get(1),
+        })
+        .collect();
+    left_out.push(LeftOut {
+        what: "passwords of database roles".to_owned(),
+        why: "secrets do not go into an archive".to_owned(),
+    });
+    Ok(left_out)
+}

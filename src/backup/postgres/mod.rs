@@ -1,0 +1,243 @@
+//! One `PostgreSQL` database into an archive: schema from the server's own `pg_dump`, rows by
+//! parallel `COPY`, all seen through one exported snapshot.
+//!
+//! The rows go from the server's stream straight into compressed parts; nothing is copied to disk
+//! in between, and memory is bounded by the archive writer.
+
+mod catalog;
+mod copy;
+pub mod large_objects;
+mod pieces;
+mod sequences;
+
+use crate::adapters::postgres::dump::{PgDump, Section};
+use crate::adapters::postgres::{Address, Session, quote_identifier, server_message};
+use crate::archive::{LeftOut, NewMember, PostgresSource, PostgresTable, Writer};
+use crate::error::{Error, Result};
+use crate::event::Events;
+use crate::interrupt::Interrupt;
+use std::path::PathBuf;
+
+/// How to take the backup.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Connections that copy at the same time.
+    pub jobs: usize,
+    /// `pg_dump` or its folder; empty: find one of the server's version.
+    pub pg_dump: PathBuf,
+}
+
+/// What was taken.
+#[derive(Debug)]
+pub struct Taken {
+    /// For the manifest.
+    pub source: PostgresSource,
+    /// What was not taken, and why.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// What every session of a backup sets, so that values have the same text here and at the restore,
+/// and nothing but the user ends a long copy.
+pub const SESSION_SETTINGS: &str = "
+    SET statement_timeout = 0;
+    SET idle_in_transaction_session_timeout = 0;
+    SET lock_timeout = '60s';
+    SET search_path = '';
+    SET TimeZone = 'UTC';
+    SET DateStyle = 'ISO, YMD';
+    SET IntervalStyle = 'postgres';
+    SET bytea_output = 'hex';
+    SET extra_float_digits = 3;
+    SET row_security = off;
+    SET synchronize_seqscans = off;
+";
+
+/// Copies the database at `address` into `writer`.
+pub async fn take(
+    writer: &Writer,
+    address: &Address,
+    options: &Options,
+    events: &Events,
+    interrupt: &Interrupt,
+) -> Result<Taken> {
+    interrupt
+        .guard(take_all(writer, address, options, events))
+        .await
+}
+
+async fn take_all(
+    writer: &Writer,
+    address: &Address,
+    options: &Options,
+    events: &Events,
+) -> Result<Taken> {
+    let step = format!("copying database {}", address.database());
+    events.started(&step);
+    let leader = Session::open(address).await?;
+    let major = leader.major_version().await?;
+    let pg_dump = PgDump::find(major, &options.pg_dump).await?;
+    begin(&leader, None).await?;
+    let snapshot = export_snapshot(&leader).await?;
+    let catalog = catalog::read(&leader, major).await?;
+    catalog::lock(&leader, &catalog.tables).await?;
+
+    // The schema is dumped while the rows are copied: all look through the same snapshot.
+    let (pre_data, post_data, copied) = tokio::try_join!(
+        pg_dump.section(address, &snapshot, Section::PreData),
+        pg_dump.section(address, &snapshot, Section::PostData),
+        copy::all(
+            writer,
+            address,
+            &snapshot,
+            &catalog.tables,
+            options,
+            events,
+            &step
+        ),
+    )?;
+    add_text(
+        writer,
+        "postgres/roles.sql",
+        catalog::roles_sql(&catalog.roles),
+        false,
+    )
+    .await?;
+    add_text(writer, "postgres/schema-pre-data.sql", pre_data, true).await?;
+    let large_objects = large_objects::copy(writer, &leader, &catalog.large_objects).await?;
+    let sequences = sequences::read(&leader).await?;
+    add_text(writer, "postgres/sequences.sql", sequences.sql, true).await?;
+    add_text(writer, "postgres/schema-post-data.sql", post_data, true).await?;
+
+    let tables = tables(&catalog.tables, &copied);
+    add_text(
+        writer,
+        "postgres/load.tsv",
+        load_list(&tables, writer),
+        true,
+    )
+    .await?;
+    leader
+        .batch_execute("COMMIT")
+        .await
+        .map_err(|e| failed("ending the snapshot", &e))?;
+    let rows: u64 = tables.iter().map(|t| t.digest.rows).sum();
+    events.finished(step, format!("{rows} rows in {} tables", tables.len()));
+    let facts = catalog.facts;
+    Ok(Taken {
+        source: PostgresSource {
+            database: address.database().to_owned(),
+            server_version: facts.server_version,
+            server_major: major,
+            lsn: facts.lsn,
+            owner: facts.owner,
+            encoding: facts.encoding,
+            collate: facts.collate,
+            ctype: facts.ctype,
+            database_sql: facts.database_sql,
+            roles: catalog.roles,
+            tables,
+            sequences: sequences.count,
+            large_objects,
+        },
+        left_out: catalog.left_out,
+    })
+}
+
+/// Begins a read-only transaction on the leader, or on a worker that looks through `snapshot`.
+async fn begin(session: &Session, snapshot: Option<&str>) -> Result<()> {
+    let adopt = snapshot.map_or_else(String::new, |id| {
+        format!("SET TRANSACTION SNAPSHOT '{id}';")
+    });
+    let sql = format!(
+        "{SESSION_SETTINGS} BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; {adopt}"
+    );
+    session
+        .batch_execute(&sql)
+        .await
+        .map_err(|e| failed("beginning the snapshot", &e))
+}
+
+async fn export_snapshot(leader: &Session) -> Result<String> {
+    let row = leader
+        .query_one("SELECT pg_catalog.pg_export_snapshot()", &[])
+        .await
+        .map_err(|e| failed("exporting the snapshot", &e))?;
+    Ok(row.get(0))
+}
+
+/// An error that says what the server said.
+fn failed(doing: &str, error: &tokio_postgres::Error) -> Error {
+    Error::failed(format!("{doing} failed: {}", server_message(error)))
+}
+
+async fn add_text(writer: &Writer, path: &str, text: String, compressed: bool) -> Result<()> {
+    let raw = text.into_bytes();
+    writer
+        .add(NewMember {
+            path: path.to_owned(),
+            raw,
+            rows: None,
+            compressed,
+        })
+        .await
+}
+
+fn tables(tables: &[catalog::Table], copied: &[copy::Copied]) -> Vec<PostgresTable> {
+    tables
+        .iter()
+        .zip(copied)
+        .map(|(table, copied)| PostgresTable {
+            schema: table.schema.clone(),
+            name: table.name.clone(),
+            folder: table.folder.clone(),
+            columns: table.columns.clone(),
+            condition: table.condition.clone(),
+            parts: copied.parts,
+            digest: copied.digest,
+        })
+        .collect()
+}
+
+/// The statement that takes a part of the table's rows in.
+#[must_use]
+pub fn copy_in(table: &PostgresTable) -> String {
+    let name = format!(
+        "{}.{}",
+        quote_identifier(&table.schema),
+        quote_identifier(&table.name)
+    );
+    if table.columns.is_empty() {
+        return format!("COPY {name} FROM STDIN");
+    }
+    format!("COPY {name} ({}) FROM STDIN", table.columns.join(", "))
+}
+
+/// For people without this tool: a line a part, with the statement that takes it in.
+fn load_list(tables: &[PostgresTable], writer: &Writer) -> String {
+    let mut list = String::new();
+    for table in tables {
+        let copy = copy_in(table);
+        for part in 0..table.parts {
+            let path = part_path(&table.folder, part);
+            list.push_str(&format!("{path}{}\t{copy}\n", writer.codec().suffix()));
+        }
+    }
+    list
+}
+
+/// The member of a table's part, without the codec's suffix.
+fn part_path(folder: &str, part: u32) -> String {
+    format!("{folder}/{part:06}.copy")
+}
+
+/// How many connections are worth while: the configured number, or one for each CPU and one more,
+/// since a connection waits while the server works for it.
+#[must_use]
+pub fn jobs(configured: usize) -> usize {
+    if configured > 0 {
+        return configured;
+    }
+    std::thread::available_parallelism()
+        .map_or(2, |n| n.get() + 1)
+        .min(16)
+}

@@ -1,0 +1,87 @@
+//! `k1ops start`.
+
+use super::Context;
+use crate::config::TierChoice;
+use crate::error::Result;
+use crate::exit_code::ExitCode;
+use crate::stack::{Outcome, StartOptions, StartReport, start};
+use crate::ui::{Tone, Ui};
+use std::time::Duration;
+
+/// Start the stack on the best tier this host has
+///
+/// Tries tier 1 (docker), tier 2 (jar) and tier 3 (direct) in that order and says why each was
+/// passed over. A stack that runs already is left as it is. With tier 3 there is nothing to start:
+/// it prints how to run agents directly, and exits 1.
+#[derive(Debug, clap::Args)]
+pub struct StartArgs {
+    /// Start this tier and no other
+    #[arg(long, value_name = "TIER")]
+    pub(super) tier: Option<TierChoice>,
+    /// Wait until the server is healthy
+    #[arg(long, value_name = "BOOL", default_value_t = true, default_missing_value = "true",
+          num_args = 0..=1, require_equals = true, action = clap::ArgAction::Set)]
+    wait: bool,
+    /// Wait this long for honest health
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    health_timeout: Option<u64>,
+    /// Also wait until later starts are prepared to be fast
+    #[arg(long)]
+    prepare: bool,
+}
+
+/// Starts the stack.
+pub(super) async fn run(args: &StartArgs, context: &Context) -> Result<ExitCode> {
+    let stack = context.stack()?;
+    let options = StartOptions {
+        wait: args.wait,
+        health_timeout: args.health_timeout.map(Duration::from_secs),
+        prepare: args.prepare,
+    };
+    let report = start(&stack, &options, &context.events(), &context.interrupt).await?;
+    context
+        .ui
+        .result(&report, |ui, text| show(&report, ui, text))?;
+    Ok(if report.is_well() {
+        ExitCode::Done
+    } else {
+        ExitCode::Failed
+    })
+}
+
+fn show(report: &StartReport, ui: &Ui, text: &mut String) {
+    let Some(server) = &report.server else {
+        text.push_str(&ui.paint(
+            Tone::Warn,
+            "No server was started; only tier 3 (direct) is left.\n",
+        ));
+        for line in &report.instructions {
+            text.push_str(&format!("- {line}\n"));
+        }
+        return;
+    };
+    let what = match report.outcome {
+        Outcome::AlreadyRunning => "already runs",
+        Outcome::Started | Outcome::Direct => "runs",
+    };
+    text.push_str(&format!(
+        "Conductor {} {what} at {} (tier {} {}, PID {}, Java {}, {}).\n",
+        server.conductor_version,
+        ui.paint(Tone::Strong, &server.url),
+        report.tier.number(),
+        report.tier.name(),
+        server.pid,
+        server.java_version,
+        server.mode.describe(),
+    ));
+    match &report.health {
+        None => text.push_str("Its health was not waited for; `k1ops status` tells.\n"),
+        Some(health) => match health.reason() {
+            Some(reason) => text.push_str(&format!(
+                "{} {reason}\n",
+                ui.paint(Tone::Bad, "It is not healthy:")
+            )),
+            None => text.push_str(&format!("Its data is in {}.\n", server.store.place())),
+        },
+    }
+}

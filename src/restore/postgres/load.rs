@@ -1,0 +1,190 @@
+//! Rows from an archive into tables: several connections take part after part.
+
+use super::{Options, failed, open};
+use crate::adapters::postgres::{Address, Session};
+use crate::archive::{Archive, Member, PostgresSource};
+use crate::backup::postgres::copy_in;
+use crate::error::{Context, Error, Result};
+use crate::event::{Events, Unit};
+use bytes::Bytes;
+use futures_util::{SinkExt, pin_mut};
+use std::collections::{HashMap, VecDeque};
+use std::io::Read;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+/// Bytes that are handed to the server at once.
+const PIECE: usize = 256 << 10;
+
+/// Loads all tables' rows.
+pub(super) async fn all(
+    archive: &Archive,
+    source: &PostgresSource,
+    address: &Address,
+    options: &Options,
+    events: &Events,
+    step: &str,
+) -> Result<()> {
+    let parts = parts(archive, source);
+    let workers = options.jobs.clamp(1, parts.len().max(1));
+    let loading = Arc::new(Loading {
+        archive: archive.clone(),
+        total: parts.iter().map(|p| p.member.raw_size).sum(),
+        parts: Mutex::new(parts),
+        done: AtomicU64::new(0),
+        events: events.clone(),
+        step: step.to_owned(),
+    });
+    let mut running = JoinSet::new();
+    for _ in 0..workers {
+        let (loading, address) = (loading.clone(), address.clone());
+        running.spawn(async move {
+            let session = open(&address).await?;
+            while let Some(part) = loading.next() {
+                loading.load(&session, &part).await?;
+            }
+            Ok::<_, Error>(())
+        });
+    }
+    while let Some(result) = running.join_next().await {
+        result.context(|| "a loading task died")??;
+    }
+    Ok(())
+}
+
+/// Executes a part of the large objects.
+pub(super) async fn large_objects(
+    archive: &Archive,
+    member: &Member,
+    session: &Session,
+) -> Result<()> {
+    let path = member
+        .path
+        .strip_suffix(member.codec.suffix())
+        .unwrap_or(&member.path);
+    let sql = archive.read_text(path)?;
+    session
+        .batch_execute(&sql)
+        .await
+        .map_err(|e| failed("restoring large objects", &e))
+}
+
+struct Part {
+    member: Member,
+    table: String,
+    copy: Arc<str>,
+}
+
+/// All parts, those of the largest tables first, so that no large one is left for the end.
+fn parts(archive: &Archive, source: &PostgresSource) -> VecDeque<Part> {
+    let mut by_folder: HashMap<&str, Vec<&Member>> = HashMap::new();
+    for member in archive.manifest().members_in("postgres/data") {
+        if let Some((folder, _)) = member.path.rsplit_once('/') {
+            by_folder.entry(folder).or_default().push(member);
+        }
+    }
+    let size = |members: &[&Member]| members.iter().map(|m| m.raw_size).sum::<u64>();
+    let mut tables: Vec<_> = source
+        .tables
+        .iter()
+        .filter_map(|table| Some((table, by_folder.remove(table.folder.as_str())?)))
+        .collect();
+    tables.sort_by_key(|(_, members)| std::cmp::Reverse(size(members)));
+    let mut parts = VecDeque::new();
+    for (table, members) in tables {
+        let copy: Arc<str> = copy_in(table).into();
+        for member in members {
+            let table = format!("{}.{}", table.schema, table.name);
+            parts.push_back(Part {
+                member: member.clone(),
+                table,
+                copy: copy.clone(),
+            });
+        }
+    }
+    parts
+}
+
+struct Loading {
+    archive: Archive,
+    parts: Mutex<VecDeque<Part>>,
+    total: u64,
+    done: AtomicU64,
+    events: Events,
+    step: String,
+}
+
+impl Loading {
+    fn next(&self) -> Option<Part> {
+        self.parts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop_front()
+    }
+
+    async fn load(&self, session: &Session, part: &Part) -> Result<()> {
+        let doing = format!("loading table {}", part.table);
+        let sink = session
+            .copy_in::<_, Bytes>(&*part.copy)
+            .await
+            .map_err(|e| failed(&doing, &e))?;
+        pin_mut!(sink);
+        let mut pieces = self.decode(&part.member)?;
+        while let Some(piece) = pieces.recv().await {
+            // An error here leaves the sink unfinished, and the server takes nothing of the part.
+            sink.feed(piece?).await.map_err(|e| failed(&doing, &e))?;
+        }
+        let rows = sink.finish().await.map_err(|e| failed(&doing, &e))?;
+        let expected = part.member.rows.map_or(0, |r| r.rows);
+        if rows != expected {
+            return Err(self.archive.damaged(
+                &part.member,
+                &format!("the server took {rows} rows, the manifest says {expected}"),
+            ));
+        }
+        let done = self.done.fetch_add(part.member.raw_size, Ordering::Relaxed);
+        let done = done + part.member.raw_size;
+        self.events
+            .progress(&self.step, done, Some(self.total), Unit::Bytes);
+        Ok(())
+    }
+
+    /// Decompresses a member on a thread of its own, a few pieces ahead of the server.
+    fn decode(&self, member: &Member) -> Result<mpsc::Receiver<Result<Bytes>>> {
+        let (pieces, received) = mpsc::channel(4);
+        let mut reader = self.archive.reader(member)?;
+        let (archive, member) = (self.archive.clone(), member.clone());
+        tokio::task::spawn_blocking(move || {
+            loop {
+                let mut piece = vec![0; PIECE];
+                let piece = match fill(&mut reader, &mut piece) {
+                    Ok(0) => return,
+                    Ok(length) => {
+                        piece.truncate(length);
+                        Ok(Bytes::from(piece))
+                    }
+                    Err(error) => Err(archive.damaged(&member, &error.to_string())),
+                };
+                let last = piece.is_err();
+                if pieces.blocking_send(piece).is_err() || last {
+                    return;
+                }
+            }
+        });
+        Ok(received)
+    }
+}
+
+/// Reads until `buffer` is full or the end is reached.
+fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize> {
+    let mut length = 0;
+    while length < buffer.len() {
+        match reader.read(&mut buffer[length..])? {
+            0 => break,
+            read => length += read,
+        }
+    }
+    Ok(length)
+}

@@ -1,0 +1,199 @@
+//! How a stack is: what runs, whether it is well, and where its data is.
+
+use super::state::{Remembered, ServerState, StartMode, Store};
+use super::{Stack, Tier, jar};
+use crate::adapters::postgres::{Address, Session};
+use crate::conductor::Client;
+use crate::conductor::health::{self, Health};
+use crate::error::Result;
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long a store may take to say its size.
+const SIZING: Duration = Duration::from_secs(5);
+
+/// How a stack is.
+#[derive(Debug, Clone, Serialize)]
+pub struct Status {
+    /// The stack's name.
+    pub stack: String,
+    /// The stack's own folder.
+    pub folder: PathBuf,
+    /// k1ops's version.
+    pub k1ops_version: &'static str,
+    /// What runs.
+    pub server: ServerStatus,
+    /// Where the data is, also while nothing runs.
+    pub store: StoreStatus,
+    /// The server's log.
+    pub log: PathBuf,
+}
+
+/// What runs.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "lowercase", tag = "state")]
+pub enum ServerStatus {
+    /// Nothing, and that is as it was left.
+    Stopped,
+    /// Nothing, although it was not stopped: it died, or the host went down.
+    Stale {
+        /// The process ID it had.
+        pid: u32,
+        /// When it was started.
+        started_at: DateTime<Utc>,
+    },
+    /// A server.
+    Running(Box<RunningServer>),
+}
+
+/// A server that runs.
+#[derive(Debug, Clone, Serialize)]
+pub struct RunningServer {
+    /// Its tier.
+    pub tier: Tier,
+    /// Its health.
+    pub health: Health,
+    /// Its process ID.
+    pub pid: u32,
+    /// Its address.
+    pub url: String,
+    /// Its port.
+    pub port: u16,
+    /// When it was started.
+    pub started_at: DateTime<Utc>,
+    /// Seconds since then.
+    pub uptime_seconds: i64,
+    /// Resident memory in bytes.
+    pub memory_bytes: Option<u64>,
+    /// Conductor's version.
+    pub conductor_version: String,
+    /// Java's version.
+    pub java_version: String,
+    /// The `java` that runs it.
+    pub java: PathBuf,
+    /// The JAR it runs from.
+    pub jar: PathBuf,
+    /// How its code was loaded.
+    pub mode: StartMode,
+}
+
+/// Where the data is.
+#[derive(Debug, Clone, Serialize)]
+pub struct StoreStatus {
+    /// The store.
+    #[serde(flatten)]
+    pub store: Store,
+    /// Its size in bytes, with what waits to be merged into it; `None` if it cannot be read.
+    pub size_bytes: Option<u64>,
+}
+
+impl Status {
+    /// Whether a server runs and is well.
+    #[must_use]
+    pub fn is_healthy(&self) -> bool {
+        matches!(&self.server, ServerStatus::Running(server) if server.health.is_up())
+    }
+}
+
+/// Looks how the stack is. Takes no lock and changes nothing.
+pub async fn status(stack: &Stack) -> Result<Status> {
+    let (server, store) = match ServerState::read(stack)? {
+        Remembered::Nothing => (ServerStatus::Stopped, configured_store(stack)),
+        Remembered::Stale(state) => (
+            ServerStatus::Stale {
+                pid: state.process.pid,
+                started_at: state.started_at,
+            },
+            state.store,
+        ),
+        Remembered::Running(state) => {
+            let running = running(&state).await?;
+            (ServerStatus::Running(Box::new(running)), state.store)
+        }
+    };
+    Ok(Status {
+        stack: stack.name.clone(),
+        folder: stack.folder.clone(),
+        k1ops_version: env!("CARGO_PKG_VERSION"),
+        server,
+        store: StoreStatus {
+            size_bytes: size_of(stack, &store).await,
+            store,
+        },
+        log: stack.server_log(),
+    })
+}
+
+async fn running(state: &ServerState) -> Result<RunningServer> {
+    let client = Client::new(state.url())?;
+    Ok(RunningServer {
+        tier: state.tier,
+        health: health::check(&client, jar::ANSWER).await,
+        pid: state.process.pid,
+        url: state.url(),
+        port: state.port,
+        started_at: state.started_at,
+        uptime_seconds: (Utc::now() - state.started_at).num_seconds(),
+        memory_bytes: state.process.resident(),
+        conductor_version: state.conductor_version.clone(),
+        java_version: state.java_version.clone(),
+        java: state.java.clone(),
+        jar: state.jar.clone(),
+        mode: state.mode,
+    })
+}
+
+/// Where the stack would keep its data if it were started now.
+fn configured_store(stack: &Stack) -> Store {
+    if stack.uses_database_url() {
+        Store::Postgres {
+            url: stack.config.database.url.to_string(),
+        }
+    } else {
+        Store::Sqlite {
+            path: stack.conductor_db(),
+        }
+    }
+}
+
+async fn size_of(stack: &Stack, store: &Store) -> Option<u64> {
+    match store {
+        Store::Sqlite { path } => sqlite_size(path),
+        Store::Postgres { .. } => tokio::time::timeout(SIZING, postgres_size(stack))
+            .await
+            .ok()?
+            .inspect_err(|error| tracing::debug!(%error, "the store's size is not known"))
+            .ok(),
+    }
+}
+
+fn sqlite_size(path: &Path) -> Option<u64> {
+    let size = |suffix: &str| {
+        let mut file = path.as_os_str().to_owned();
+        file.push(suffix);
+        std::fs::metadata(file).ok().map(|meta| meta.len())
+    };
+    Some(size("")? + size("-wal").unwrap_or(0))
+}
+
+async fn postgres_size(stack: &Stack) -> Result<u64> {
+    let session = Session::open(&stack.database_address()?).await?;
+    let row = session
+        .query_one("SELECT pg_database_size(current_database())", &[])
+        .await
+        .map_err(|error| crate::error::Error::failed("the size is not told").because(error))?;
+    Ok(u64::try_from(row.get::<_, i64>(0)).unwrap_or(0))
+}
+
+impl Stack {
+    /// The address of the `PostgreSQL` that the configuration names, with its password.
+    pub fn database_address(&self) -> Result<Address> {
+        let database = &self.config.database;
+        let file = Some(&database.password_file)
+            .filter(|file| !file.as_os_str().is_empty())
+            .map(|file| self.base.join(file));
+        Address::parse(&database.url, file.as_deref())
+    }
+}

@@ -1,0 +1,247 @@
+//! The archive format, against its own reader, the system's tar, and every kind of damage.
+
+#![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
+use k1ops::archive::{
+    Archive, CodecSettings, Depth, FORMAT, Header, LargeObjects, Manifest, NewMember, RowDigest,
+    Writer,
+};
+use k1ops::archive::{PostgresSource, PostgresTable, Source, verify};
+use k1ops::config::Compression;
+use k1ops::error::{ErrorKind, Result};
+use k1ops::event::Events;
+use k1ops::interrupt::Interrupt;
+use proptest::prelude::*;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Runtime::new().unwrap()
+}
+
+fn header() -> Header {
+    Header {
+        format: FORMAT,
+        tool: "k1ops test".into(),
+        stack: "k1".into(),
+        started_at: chrono::DateTime::from_timestamp(1_790_000_000, 0).unwrap(),
+    }
+}
+
+fn manifest(sources: Vec<Source>) -> Manifest {
+    Manifest {
+        header: header(),
+        finished_at: chrono::Utc::now(),
+        tier: None,
+        conductor_version: "3.32.1".into(),
+        sources,
+        left_out: vec![],
+        members: vec![],
+    }
+}
+
+fn table(parts: u32, digest: RowDigest) -> Source {
+    Source::Postgres(Box::new(PostgresSource {
+        database: "d".into(),
+        server_version: "15.0".into(),
+        server_major: 15,
+        lsn: "0/0".into(),
+        owner: "o".into(),
+        encoding: "UTF8".into(),
+        collate: "C".into(),
+        ctype: "C".into(),
+        database_sql: vec![],
+        roles: vec![],
+        tables: vec![PostgresTable {
+            schema: "public".into(),
+            name: "t".into(),
+            folder: "postgres/data/00001-public.t".into(),
+            columns: vec![],
+            condition: None,
+            parts,
+            digest,
+        }],
+        sequences: 0,
+        large_objects: LargeObjects::default(),
+    }))
+}
+
+/// An archive of `parts` parts of a table's rows.
+async fn write(place: &Path, compression: Compression, parts: u32) -> Manifest {
+    let writer = Writer::create(place, header(), CodecSettings::of(compression, 0), 2).unwrap();
+    let mut total = RowDigest::default();
+    for part in 0..parts {
+        let raw: Vec<u8> = (0..300)
+            .flat_map(|i| format!("{part}\t{i}\tvalue\n").into_bytes())
+            .collect();
+        let mut rows = RowDigest::default();
+        rows.add_lines(&raw);
+        total = total.merge(rows);
+        let path = format!("postgres/data/00001-public.t/{part:06}.copy");
+        writer
+            .add(NewMember {
+                path,
+                raw,
+                rows: Some(rows),
+                compressed: true,
+            })
+            .await
+            .unwrap();
+    }
+    writer
+        .finish(manifest(vec![table(parts, total)]))
+        .await
+        .unwrap()
+}
+
+fn check(path: &Path, depth: Depth) -> Result<()> {
+    runtime().block_on(async {
+        let archive = Archive::open(path)?;
+        verify(&archive, depth, 2, &Events::silent(), &Interrupt::default())
+            .await
+            .map(|_| ())
+    })
+}
+
+fn scratch() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("k1-k1-20261123T190000Z.tar");
+    (folder, path)
+}
+
+#[test]
+fn an_archive_is_an_ordinary_tar_with_its_manifest_last_and_private() {
+    use std::os::unix::fs::PermissionsExt;
+    for compression in [Compression::Zstd, Compression::Gzip] {
+        let (folder, path) = scratch();
+        let written = runtime().block_on(write(&path, compression, 5));
+        check(&path, Depth::Full).unwrap();
+        assert_eq!(*Archive::open(&path).unwrap().manifest(), written);
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        assert_eq!(
+            std::fs::read_dir(folder.path()).unwrap().count(),
+            1,
+            "no .partial is left"
+        );
+        let listed = Command::new("tar").arg("tf").arg(&path).output().unwrap();
+        let listed = String::from_utf8(listed.stdout).unwrap();
+        let names: Vec<&str> = listed.lines().collect();
+        assert_eq!(
+            (names[0], names[names.len() - 1]),
+            ("format.json", "manifest.json")
+        );
+        assert_eq!(names.len(), 7);
+    }
+}
+
+#[test]
+fn an_unfinished_archive_leaves_nothing_behind() {
+    let (folder, path) = scratch();
+    runtime().block_on(async {
+        let settings = CodecSettings::of(Compression::Zstd, 0);
+        let writer = Writer::create(&path, header(), settings, 1).unwrap();
+        let part = NewMember {
+            path: "a".into(),
+            raw: vec![1; 1000],
+            rows: None,
+            compressed: true,
+        };
+        writer.add(part).await.unwrap();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        drop(writer);
+    });
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn every_truncation_is_refused() {
+    let (folder, path) = scratch();
+    runtime().block_on(write(&path, Compression::Zstd, 3));
+    let whole = std::fs::read(&path).unwrap();
+    let cut = folder.path().join("cut.tar");
+    for length in (0..whole.len())
+        .step_by(97)
+        .chain([whole.len() - 1, whole.len() - 512])
+    {
+        std::fs::write(&cut, &whole[..length]).unwrap();
+        let error = check(&cut, Depth::Quick).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::BadData, "{length}: {error}");
+        assert!(error.to_string().contains("cut.tar"), "{error}");
+        assert!(error.hint_text().is_some());
+    }
+}
+
+#[test]
+fn foreign_and_newer_files_are_named_as_such() {
+    let (folder, path) = scratch();
+    let said = |bytes: &[u8]| {
+        let file = folder.path().join("x.tar");
+        std::fs::write(&file, bytes).unwrap();
+        let error = Archive::open(&file).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::BadData);
+        error.to_string()
+    };
+    assert!(said(b"").contains("empty"));
+    assert!(said(b"-- PostgreSQL dump").contains("too short"));
+    assert!(said(&[7; 4096]).contains("not written by k1ops"));
+    runtime().block_on(write(&path, Compression::Zstd, 1));
+    let mut newer = std::fs::read(&path).unwrap();
+    let at = newer
+        .windows(10)
+        .position(|w| w == b"\"format\":1")
+        .unwrap();
+    newer[at + 9] = b'9';
+    assert!(said(&newer).contains("has format 9"), "{}", said(&newer));
+}
+
+#[test]
+fn a_part_that_is_missing_or_a_wrong_count_is_refused() {
+    let (_folder, path) = scratch();
+    runtime().block_on(async {
+        let settings = CodecSettings::of(Compression::Zstd, 0);
+        let writer = Writer::create(&path, header(), settings, 1).unwrap();
+        let mut rows = RowDigest::default();
+        rows.add_lines(b"a\n");
+        let path = "postgres/data/00001-public.t/000000.copy".to_owned();
+        writer
+            .add(NewMember {
+                path,
+                raw: b"a\n".to_vec(),
+                rows: Some(rows),
+                compressed: true,
+            })
+            .await
+            .unwrap();
+        writer.finish(manifest(vec![table(2, rows)])).await.unwrap();
+    });
+    let error = check(&path, Depth::Quick).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("parts of table public.t are missing"),
+        "{error}"
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+    #[test]
+    fn any_flipped_bit_is_found(at in 0usize..10_000_000) {
+        static WHOLE: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
+        let whole = WHOLE.get_or_init(|| {
+            let (_folder, path) = scratch();
+            runtime().block_on(write(&path, Compression::Zstd, 3));
+            std::fs::read(&path).unwrap()
+        });
+        let (_folder, path) = scratch();
+        let mut flipped = whole.clone();
+        let bit = at % (flipped.len() * 8);
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        std::fs::write(&path, flipped).unwrap();
+        let error = check(&path, Depth::Full).unwrap_err();
+        prop_assert_eq!(error.kind(), ErrorKind::BadData);
+    }
+}

@@ -1,0 +1,310 @@
+//! Logical backup and restore against a real `PostgreSQL`, with `pg_dump` as the judge.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may stop at the first surprise"
+)]
+
+mod support;
+
+use k1ops::adapters::postgres::{Address, Session, admin};
+use k1ops::archive::{Archive, CodecSettings, FORMAT, Header, Manifest, Source, Writer};
+use k1ops::backup::postgres as backup;
+use k1ops::config::Compression;
+use k1ops::error::ErrorKind;
+use k1ops::event::Events;
+use k1ops::interrupt::Interrupt;
+use k1ops::restore::postgres as restore;
+use std::path::{Path, PathBuf};
+use support::{ScratchDatabase, scratch_database};
+
+/// A database that a restore makes, dropped together with this value.
+struct Beside(ScratchDatabase);
+
+impl Beside {
+    fn of(live: &ScratchDatabase, suffix: &str) -> Self {
+        let name = format!("{}_{suffix}", live.name);
+        let url = live.url.replace(&live.name, &name);
+        Self(ScratchDatabase { name, url })
+    }
+
+    fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    fn address(&self) -> Address {
+        self.0.address()
+    }
+}
+
+/// A role, dropped together with this value; declare it before the databases that use it.
+struct Role(String);
+
+impl Role {
+    fn create() -> Self {
+        let name = format!("k1ops_role_{}", std::process::id());
+        support::on_server(&format!("CREATE ROLE {name} NOLOGIN"));
+        Self(name)
+    }
+}
+
+impl Drop for Role {
+    fn drop(&mut self) {
+        support::on_server(&format!("DROP ROLE IF EXISTS {}", self.0));
+    }
+}
+
+/// Fails with the first lines that differ.
+fn assert_same_text(before: &str, after: &str) {
+    for (number, (a, b)) in before.lines().zip(after.lines()).enumerate() {
+        assert_eq!(a, b, "line {number}");
+    }
+    assert_eq!(before.lines().count(), after.lines().count());
+}
+
+async fn take(address: &Address, place: &Path) -> Manifest {
+    let header = Header {
+        format: FORMAT,
+        tool: "test".into(),
+        stack: "k1".into(),
+        started_at: chrono::Utc::now(),
+    };
+    let writer = Writer::create(place, header, CodecSettings::of(Compression::Zstd, 0), 2).unwrap();
+    let options = backup::Options {
+        jobs: 3,
+        pg_dump: PathBuf::new(),
+    };
+    let (events, interrupt) = (Events::silent(), Interrupt::default());
+    let taken = backup::take(&writer, address, &options, &events, &interrupt)
+        .await
+        .unwrap();
+    let manifest = Manifest {
+        header: writer.header().clone(),
+        finished_at: chrono::Utc::now(),
+        tier: None,
+        conductor_version: "3.32.1".into(),
+        sources: vec![Source::Postgres(Box::new(taken.source))],
+        left_out: taken.left_out,
+        members: vec![],
+    };
+    writer.finish(manifest).await.unwrap()
+}
+
+async fn restore(
+    place: &Path,
+    address: &Address,
+    name: &str,
+) -> k1ops::error::Result<restore::Restored> {
+    let archive = Archive::open(place).unwrap();
+    let options = restore::Options { jobs: 3 };
+    let (events, interrupt) = (Events::silent(), Interrupt::default());
+    restore::restore_beside(&archive, address, name, &options, &events, &interrupt).await
+}
+
+fn pg_dump(address: &Address) -> String {
+    let output = std::process::Command::new("/usr/lib/postgresql/15/bin/pg_dump")
+        .args(["--no-password", "--create"])
+        .envs(address.libpq_environment())
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let text = String::from_utf8(output.stdout).unwrap();
+    let name = address.database();
+    text.replace(name, "DATABASE")
+        .lines()
+        .filter(|line| !line.starts_with("\\restrict") && !line.starts_with("\\unrestrict"))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// Rows of a table may come back in another order: each `COPY` block is sorted.
+fn sorted_rows(dump: &str) -> String {
+    let (mut text, mut rows) = (String::new(), None::<Vec<&str>>);
+    for line in dump.lines() {
+        match &mut rows {
+            Some(block) if line == "\\." => {
+                block.sort_unstable();
+                text.push_str(&block.join("\n"));
+                text.push_str("\n\\.\n");
+                rows = None;
+            }
+            Some(block) => block.push(line),
+            None => {
+                text.push_str(line);
+                text.push('\n');
+                if line.starts_with("COPY ") {
+                    rows = Some(Vec::new());
+                }
+            }
+        }
+    }
+    text
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_comes_back_as_pg_dump_sees_it() {
+    let role = Role::create();
+    let live = scratch_database();
+    let session = Session::open(&live.address()).await.unwrap();
+    session
+        .batch_execute(include_str!("fixtures/everything.sql"))
+        .await
+        .unwrap();
+    let role_name = &role.0;
+    let setup = format!(
+        "ALTER TABLE task OWNER TO {role_name}; GRANT SELECT ON measured TO {role_name} WITH GRANT OPTION;
+         ALTER DATABASE {} SET work_mem TO '7MB'; COMMENT ON DATABASE {} IS 'it''s mine';
+         GRANT CREATE ON DATABASE {} TO {role_name};",
+        live.name,
+        live.name,
+        live.name
+    );
+    session.batch_execute(&setup).await.unwrap();
+    drop(session);
+
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("a.tar");
+    let manifest = take(&live.address(), &place).await;
+    let source = manifest.postgres().unwrap();
+    assert!(
+        source
+            .tables
+            .iter()
+            .any(|t| t.name == "task" && t.digest.rows == 30_000)
+    );
+    assert_eq!(source.large_objects.count, 2);
+    assert!(source.roles.iter().any(|r| r.name == role.0));
+    let before = pg_dump(&live.address());
+
+    let beside = Beside::of(&live, "restored");
+    let restored = restore(&place, &live.address(), beside.name())
+        .await
+        .unwrap();
+    assert_eq!(restored.rows, manifest.rows());
+    let after = pg_dump(&beside.address());
+    assert_same_text(&sorted_rows(&before), &sorted_rows(&after));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_table_is_divided_and_nothing_is_lost_or_doubled() {
+    let live = scratch_database();
+    let session = Session::open(&live.address()).await.unwrap();
+    session
+        .batch_execute(
+            "CREATE TABLE big (id int PRIMARY KEY, pad text);
+             INSERT INTO big SELECT i, repeat('x', 1000) || i FROM generate_series(1, 200000) i;
+             DELETE FROM big WHERE id % 3 = 0; UPDATE big SET pad = 'short' WHERE id % 5 = 0;",
+        )
+        .await
+        .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("a.tar");
+    let manifest = take(&live.address(), &place).await;
+    let table = &manifest.postgres().unwrap().tables[0];
+    let counted: i64 = session
+        .query_one("SELECT count(*) FROM big", &[])
+        .await
+        .unwrap()
+        .get(0);
+    assert_eq!(i64::try_from(table.digest.rows).unwrap(), counted);
+    assert!(table.parts > 3, "{} parts", table.parts);
+    let beside = Beside::of(&live, "restored");
+    restore(&place, &live.address(), beside.name())
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_snapshot_is_one_while_others_write() {
+    let live = scratch_database();
+    let session = Session::open(&live.address()).await.unwrap();
+    session
+        .batch_execute(
+            "CREATE TABLE account (id int PRIMARY KEY, balance bigint NOT NULL);
+             CREATE TABLE history (account int, delta bigint);
+             INSERT INTO account SELECT i, 0 FROM generate_series(1, 2000) i;",
+        )
+        .await
+        .unwrap();
+    let stop = Interrupt::default();
+    let (address, stopped) = (live.address(), stop.clone());
+    let writer = tokio::spawn(async move {
+        let session = Session::open(&address).await.unwrap();
+        let mut count = 0_u64;
+        while !stopped.is_raised() {
+            let (account, delta) = (1 + count * 7919 % 2000, count % 100);
+            let sql = format!(
+                "BEGIN; UPDATE account SET balance = balance + {delta} WHERE id = {account};
+                 INSERT INTO history VALUES ({account}, {delta}); COMMIT"
+            );
+            session.batch_execute(&sql).await.unwrap();
+            count += 1;
+        }
+        count
+    });
+    let folder = tempfile::tempdir().unwrap();
+    for round in 0..3 {
+        let place = folder.path().join(format!("{round}.tar"));
+        take(&live.address(), &place).await;
+        let beside = Beside::of(&live, &format!("round{round}"));
+        restore(&place, &live.address(), beside.name())
+            .await
+            .unwrap();
+        let restored = Session::open(&beside.address()).await.unwrap();
+        let wrong: i64 = restored
+            .query_one(
+                "SELECT count(*) FROM account a LEFT JOIN
+                    (SELECT account, sum(delta) AS s FROM history GROUP BY 1) h ON h.account = a.id
+                 WHERE a.balance <> coalesce(h.s, 0)",
+                &[],
+            )
+            .await
+            .unwrap()
+            .get(0);
+        assert_eq!(wrong, 0, "round {round}");
+    }
+    stop.raise();
+    assert!(
+        writer.await.unwrap() > 0,
+        "nothing was written during the backups"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_archive_leaves_no_database_behind() {
+    let live = scratch_database();
+    let session = Session::open(&live.address()).await.unwrap();
+    session
+        .batch_execute(
+            "CREATE TABLE t AS SELECT i, md5(i::text) AS m FROM generate_series(1, 5000) i",
+        )
+        .await
+        .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("a.tar");
+    let manifest = take(&live.address(), &place).await;
+    let part = manifest
+        .members
+        .iter()
+        .find(|m| m.path.contains("public.t/"))
+        .unwrap();
+    let mut bytes = std::fs::read(&place).unwrap();
+    bytes[usize::try_from(part.offset + part.size / 2).unwrap()] ^= 1;
+    std::fs::write(&place, bytes).unwrap();
+    let beside = Beside::of(&live, "restored");
+    let error = restore(&place, &live.address(), beside.name())
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::BadData, "{error}");
+    assert!(
+        !admin::database_exists(&live.address(), beside.name())
+            .await
+            .unwrap()
+    );
+}
