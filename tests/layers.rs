@@ -360,6 +360,7 @@ fn no_arrow_points_upward() {
 
 /// The check itself: what it must find, and what it must let pass.
 #[test]
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn planted_violations_are_found() {
     let commands = ["query".to_owned(), "start".to_owned()];
     for (path, text, expected) in [
