@@ -1,6 +1,10 @@
 //! Logical backup and restore against a real `PostgreSQL`, with `pg_dump` as the judge.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may stop at the first surprise")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test may stop at the first surprise"
+)]
 
 mod support;
 
@@ -16,13 +20,21 @@ use std::path::{Path, PathBuf};
 use support::ScratchDatabase;
 
 async fn take(address: &Address, place: &Path) -> Manifest {
-    let header =
-        Header { format: FORMAT, tool: "test".into(), stack: "k1".into(), started_at: chrono::Utc::now() };
-    let writer =
-        Writer::create(place, header, CodecSettings::of(Compression::Zstd, 0), 2).unwrap();
-    let options = backup::Options { jobs: 3, pg_dump: PathBuf::new() };
+    let header = Header {
+        format: FORMAT,
+        tool: "test".into(),
+        stack: "k1".into(),
+        started_at: chrono::Utc::now(),
+    };
+    let writer = Writer::create(place, header, CodecSettings::of(Compression::Zstd, 0), 2).unwrap();
+    let options = backup::Options {
+        jobs: 3,
+        pg_dump: PathBuf::new(),
+    };
     let (events, interrupt) = (Events::silent(), Interrupt::default());
-    let taken = backup::take(&writer, address, &options, &events, &interrupt).await.unwrap();
+    let taken = backup::take(&writer, address, &options, &events, &interrupt)
+        .await
+        .unwrap();
     let manifest = Manifest {
         header: writer.header().clone(),
         finished_at: chrono::Utc::now(),
@@ -52,7 +64,11 @@ fn pg_dump(address: &Address) -> String {
         .envs(address.libpq_environment())
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let text = String::from_utf8(output.stdout).unwrap();
     let name = address.database();
     text.replace(name, "DATABASE")
@@ -90,7 +106,10 @@ fn sorted_rows(dump: &str) -> String {
 async fn everything_comes_back_as_pg_dump_sees_it() {
     let live = ScratchDatabase::create("everything").await;
     let session = Session::open(live.address()).await.unwrap();
-    session.batch_execute(include_str!("fixtures/everything.sql")).await.unwrap();
+    session
+        .batch_execute(include_str!("fixtures/everything.sql"))
+        .await
+        .unwrap();
     let role = live.role("owner").await;
     let setup = format!(
         "ALTER TABLE task OWNER TO {role}; GRANT SELECT ON measured TO {role} WITH GRANT OPTION;
@@ -107,13 +126,20 @@ async fn everything_comes_back_as_pg_dump_sees_it() {
     let place = folder.path().join("a.tar");
     let manifest = take(live.address(), &place).await;
     let source = manifest.postgres().unwrap();
-    assert!(source.tables.iter().any(|t| t.name == "task" && t.digest.rows == 30_000));
+    assert!(
+        source
+            .tables
+            .iter()
+            .any(|t| t.name == "task" && t.digest.rows == 30_000)
+    );
     assert_eq!(source.large_objects.count, 2);
     assert!(source.roles.iter().any(|r| r.name == role));
     let before = pg_dump(live.address());
 
     let beside = live.beside("restored");
-    let restored = restore(&place, live.address(), beside.database()).await.unwrap();
+    let restored = restore(&place, live.address(), beside.database())
+        .await
+        .unwrap();
     assert_eq!(restored.rows, manifest.rows());
     let after = pg_dump(&beside);
     support::assert_same_text(&sorted_rows(&before), &sorted_rows(&after));
@@ -135,11 +161,17 @@ async fn a_large_table_is_divided_and_nothing_is_lost_or_doubled() {
     let place = folder.path().join("a.tar");
     let manifest = take(live.address(), &place).await;
     let table = &manifest.postgres().unwrap().tables[0];
-    let counted: i64 = session.query_one("SELECT count(*) FROM big", &[]).await.unwrap().get(0);
+    let counted: i64 = session
+        .query_one("SELECT count(*) FROM big", &[])
+        .await
+        .unwrap()
+        .get(0);
     assert_eq!(i64::try_from(table.digest.rows).unwrap(), counted);
     assert!(table.parts > 3, "{} parts", table.parts);
     let beside = live.beside("restored");
-    restore(&place, live.address(), beside.database()).await.unwrap();
+    restore(&place, live.address(), beside.database())
+        .await
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -175,7 +207,9 @@ async fn the_snapshot_is_one_while_others_write() {
         let place = folder.path().join(format!("{round}.tar"));
         take(live.address(), &place).await;
         let beside = live.beside(&format!("round{round}"));
-        restore(&place, live.address(), beside.database()).await.unwrap();
+        restore(&place, live.address(), beside.database())
+            .await
+            .unwrap();
         let restored = Session::open(&beside).await.unwrap();
         let wrong: i64 = restored
             .query_one(
@@ -190,7 +224,10 @@ async fn the_snapshot_is_one_while_others_write() {
         assert_eq!(wrong, 0, "round {round}");
     }
     stop.raise();
-    assert!(writer.await.unwrap() > 0, "nothing was written during the backups");
+    assert!(
+        writer.await.unwrap() > 0,
+        "nothing was written during the backups"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -198,18 +235,30 @@ async fn a_damaged_archive_leaves_no_database_behind() {
     let live = ScratchDatabase::create("damaged").await;
     let session = Session::open(live.address()).await.unwrap();
     session
-        .batch_execute("CREATE TABLE t AS SELECT i, md5(i::text) AS m FROM generate_series(1, 5000) i")
+        .batch_execute(
+            "CREATE TABLE t AS SELECT i, md5(i::text) AS m FROM generate_series(1, 5000) i",
+        )
         .await
         .unwrap();
     let folder = tempfile::tempdir().unwrap();
     let place = folder.path().join("a.tar");
     let manifest = take(live.address(), &place).await;
-    let part = manifest.members.iter().find(|m| m.path.contains("public.t/")).unwrap();
+    let part = manifest
+        .members
+        .iter()
+        .find(|m| m.path.contains("public.t/"))
+        .unwrap();
     let mut bytes = std::fs::read(&place).unwrap();
     bytes[usize::try_from(part.offset + part.size / 2).unwrap()] ^= 1;
     std::fs::write(&place, bytes).unwrap();
     let beside = live.beside("restored");
-    let error = restore(&place, live.address(), beside.database()).await.unwrap_err();
+    let error = restore(&place, live.address(), beside.database())
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::BadData, "{error}");
-    assert!(!admin::database_exists(live.address(), beside.database()).await.unwrap());
+    assert!(
+        !admin::database_exists(live.address(), beside.database())
+            .await
+            .unwrap()
+    );
 }

@@ -40,7 +40,9 @@ pub fn scratch_database() -> ScratchDatabase {
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let name = format!("k1ops_test_{}_{number}", std::process::id());
     on_server(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"));
-    on_server(&format!("CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'"));
+    on_server(&format!(
+        "CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'"
+    ));
     let server = postgres_url();
     let (base, query) = server.split_once('?').unwrap_or((&server, ""));
     let (base, _) = base.rsplit_once('/').expect("a URL with a database");
