@@ -2,6 +2,7 @@
 
 #![allow(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::panic,
     reason = "a test may stop at the first surprise"
 )]
@@ -17,7 +18,51 @@ use k1ops::event::Events;
 use k1ops::interrupt::Interrupt;
 use k1ops::restore::postgres as restore;
 use std::path::{Path, PathBuf};
-use support::ScratchDatabase;
+use support::{ScratchDatabase, scratch_database};
+
+/// A database that a restore makes, dropped together with this value.
+struct Beside(ScratchDatabase);
+
+impl Beside {
+    fn of(live: &ScratchDatabase, suffix: &str) -> Self {
+        let name = format!("{}_{suffix}", live.name);
+        let url = live.url.replace(&live.name, &name);
+        Self(ScratchDatabase { name, url })
+    }
+
+    fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    fn address(&self) -> Address {
+        self.0.address()
+    }
+}
+
+/// A role, dropped together with this value; declare it before the databases that use it.
+struct Role(String);
+
+impl Role {
+    fn create() -> Self {
+        let name = format!("k1ops_role_{}", std::process::id());
+        support::on_server(&format!("CREATE ROLE {name} NOLOGIN"));
+        Self(name)
+    }
+}
+
+impl Drop for Role {
+    fn drop(&mut self) {
+        support::on_server(&format!("DROP ROLE IF EXISTS {}", self.0));
+    }
+}
+
+/// Fails with the first lines that differ.
+fn assert_same_text(before: &str, after: &str) {
+    for (number, (a, b)) in before.lines().zip(after.lines()).enumerate() {
+        assert_eq!(a, b, "line {number}");
+    }
+    assert_eq!(before.lines().count(), after.lines().count());
+}
 
 async fn take(address: &Address, place: &Path) -> Manifest {
     let header = Header {
@@ -104,27 +149,28 @@ fn sorted_rows(dump: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_comes_back_as_pg_dump_sees_it() {
-    let live = ScratchDatabase::create("everything").await;
-    let session = Session::open(live.address()).await.unwrap();
+    let role = Role::create();
+    let live = scratch_database();
+    let session = Session::open(&live.address()).await.unwrap();
     session
         .batch_execute(include_str!("fixtures/everything.sql"))
         .await
         .unwrap();
-    let role = live.role("owner").await;
+    let role_name = &role.0;
     let setup = format!(
-        "ALTER TABLE task OWNER TO {role}; GRANT SELECT ON measured TO {role} WITH GRANT OPTION;
+        "ALTER TABLE task OWNER TO {role_name}; GRANT SELECT ON measured TO {role_name} WITH GRANT OPTION;
          ALTER DATABASE {} SET work_mem TO '7MB'; COMMENT ON DATABASE {} IS 'it''s mine';
-         GRANT CREATE ON DATABASE {} TO {role};",
-        live.name(),
-        live.name(),
-        live.name()
+         GRANT CREATE ON DATABASE {} TO {role_name};",
+        live.name,
+        live.name,
+        live.name
     );
     session.batch_execute(&setup).await.unwrap();
     drop(session);
 
     let folder = tempfile::tempdir().unwrap();
     let place = folder.path().join("a.tar");
-    let manifest = take(live.address(), &place).await;
+    let manifest = take(&live.address(), &place).await;
     let source = manifest.postgres().unwrap();
     assert!(
         source
@@ -133,22 +179,22 @@ async fn everything_comes_back_as_pg_dump_sees_it() {
             .any(|t| t.name == "task" && t.digest.rows == 30_000)
     );
     assert_eq!(source.large_objects.count, 2);
-    assert!(source.roles.iter().any(|r| r.name == role));
-    let before = pg_dump(live.address());
+    assert!(source.roles.iter().any(|r| r.name == role.0));
+    let before = pg_dump(&live.address());
 
-    let beside = live.beside("restored");
-    let restored = restore(&place, live.address(), beside.database())
+    let beside = Beside::of(&live, "restored");
+    let restored = restore(&place, &live.address(), beside.name())
         .await
         .unwrap();
     assert_eq!(restored.rows, manifest.rows());
-    let after = pg_dump(&beside);
-    support::assert_same_text(&sorted_rows(&before), &sorted_rows(&after));
+    let after = pg_dump(&beside.address());
+    assert_same_text(&sorted_rows(&before), &sorted_rows(&after));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_table_is_divided_and_nothing_is_lost_or_doubled() {
-    let live = ScratchDatabase::create("divided").await;
-    let session = Session::open(live.address()).await.unwrap();
+    let live = scratch_database();
+    let session = Session::open(&live.address()).await.unwrap();
     session
         .batch_execute(
             "CREATE TABLE big (id int PRIMARY KEY, pad text);
@@ -159,7 +205,7 @@ async fn a_large_table_is_divided_and_nothing_is_lost_or_doubled() {
         .unwrap();
     let folder = tempfile::tempdir().unwrap();
     let place = folder.path().join("a.tar");
-    let manifest = take(live.address(), &place).await;
+    let manifest = take(&live.address(), &place).await;
     let table = &manifest.postgres().unwrap().tables[0];
     let counted: i64 = session
         .query_one("SELECT count(*) FROM big", &[])
@@ -168,16 +214,16 @@ async fn a_large_table_is_divided_and_nothing_is_lost_or_doubled() {
         .get(0);
     assert_eq!(i64::try_from(table.digest.rows).unwrap(), counted);
     assert!(table.parts > 3, "{} parts", table.parts);
-    let beside = live.beside("restored");
-    restore(&place, live.address(), beside.database())
+    let beside = Beside::of(&live, "restored");
+    restore(&place, &live.address(), beside.name())
         .await
         .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_snapshot_is_one_while_others_write() {
-    let live = ScratchDatabase::create("writing").await;
-    let session = Session::open(live.address()).await.unwrap();
+    let live = scratch_database();
+    let session = Session::open(&live.address()).await.unwrap();
     session
         .batch_execute(
             "CREATE TABLE account (id int PRIMARY KEY, balance bigint NOT NULL);
@@ -187,7 +233,7 @@ async fn the_snapshot_is_one_while_others_write() {
         .await
         .unwrap();
     let stop = Interrupt::default();
-    let (address, stopped) = (live.address().clone(), stop.clone());
+    let (address, stopped) = (live.address(), stop.clone());
     let writer = tokio::spawn(async move {
         let session = Session::open(&address).await.unwrap();
         let mut count = 0_u64;
@@ -205,12 +251,12 @@ async fn the_snapshot_is_one_while_others_write() {
     let folder = tempfile::tempdir().unwrap();
     for round in 0..3 {
         let place = folder.path().join(format!("{round}.tar"));
-        take(live.address(), &place).await;
-        let beside = live.beside(&format!("round{round}"));
-        restore(&place, live.address(), beside.database())
+        take(&live.address(), &place).await;
+        let beside = Beside::of(&live, &format!("round{round}"));
+        restore(&place, &live.address(), beside.name())
             .await
             .unwrap();
-        let restored = Session::open(&beside).await.unwrap();
+        let restored = Session::open(&beside.address()).await.unwrap();
         let wrong: i64 = restored
             .query_one(
                 "SELECT count(*) FROM account a LEFT JOIN
@@ -232,8 +278,8 @@ async fn the_snapshot_is_one_while_others_write() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_archive_leaves_no_database_behind() {
-    let live = ScratchDatabase::create("damaged").await;
-    let session = Session::open(live.address()).await.unwrap();
+    let live = scratch_database();
+    let session = Session::open(&live.address()).await.unwrap();
     session
         .batch_execute(
             "CREATE TABLE t AS SELECT i, md5(i::text) AS m FROM generate_series(1, 5000) i",
@@ -242,7 +288,7 @@ async fn a_damaged_archive_leaves_no_database_behind() {
         .unwrap();
     let folder = tempfile::tempdir().unwrap();
     let place = folder.path().join("a.tar");
-    let manifest = take(live.address(), &place).await;
+    let manifest = take(&live.address(), &place).await;
     let part = manifest
         .members
         .iter()
@@ -251,13 +297,13 @@ async fn a_damaged_archive_leaves_no_database_behind() {
     let mut bytes = std::fs::read(&place).unwrap();
     bytes[usize::try_from(part.offset + part.size / 2).unwrap()] ^= 1;
     std::fs::write(&place, bytes).unwrap();
-    let beside = live.beside("restored");
-    let error = restore(&place, live.address(), beside.database())
+    let beside = Beside::of(&live, "restored");
+    let error = restore(&place, &live.address(), beside.name())
         .await
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::BadData, "{error}");
     assert!(
-        !admin::database_exists(live.address(), beside.database())
+        !admin::database_exists(&live.address(), beside.name())
             .await
             .unwrap()
     );

@@ -7,7 +7,10 @@ debian_tar() {
     local name="$1" suite="$2" packages="$3"
     local tar="$K1OPS_CACHE/debian/$name.tar" work
     if [ ! -f "$tar" ]; then
-        need_commands "Installing debootstrap" debootstrap >&2
+        need_commands "Installing debootstrap" debootstrap
+        if [ ! -e /usr/share/keyrings/debian-archive-keyring.gpg ]; then
+            install_packages "Installing Debian's keys" debian-archive-keyring
+        fi
         mkdir -p "$K1OPS_CACHE/debian"
         # Device nodes and setuid files are made in it, which a cache folder on a nodev mount refuses.
         work="$(as_root mktemp -d /var/tmp/k1ops-debian.XXXXXX)"
@@ -23,4 +26,9 @@ debian_tar() {
         mv "$tar.partial" "$tar"
     fi
     printf '%s\n' "$tar"
+}
+
+# Debian 13 with its Java, which both the set-up and the test bed take from.
+trixie_java_tar() {
+    debian_tar trixie-java21 trixie ca-certificates,curl,openjdk-21-jre-headless
 }

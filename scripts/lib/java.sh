@@ -43,6 +43,8 @@ ensure_java() {
         fi
     done
     find_java >/dev/null && return
+    # shellcheck source=scripts/lib/debian_root.sh
+    . "$K1OPS_ROOT/scripts/lib/debian_root.sh"
     # shellcheck source=scripts/lib/java_from_trixie.sh
     . "$K1OPS_ROOT/scripts/lib/java_from_trixie.sh"
     install_java_from_trixie

@@ -6,12 +6,10 @@
 K1OPS_TRIXIE_JVM=/usr/lib/jvm/java-21-openjdk-trixie
 
 install_java_from_trixie() {
-    # shellcheck source=scripts/lib/debian_root.sh
-    . "$K1OPS_ROOT/scripts/lib/debian_root.sh"
     local tar work
     [ -x "$K1OPS_TRIXIE_JVM/bin/java" ] && return
     need_commands "Installing patchelf" patchelf
-    tar="$(debian_tar trixie-java21 trixie ca-certificates,curl,openjdk-21-jre-headless)"
+    tar="$(trixie_java_tar)"
     work="$(as_root mktemp -d /var/tmp/k1ops-java.XXXXXX)"
     logged "Making Java 21 usable on this system" unpack_trixie_java "$tar" "$work"
     as_root rm -rf --one-file-system "$work"

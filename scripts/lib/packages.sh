@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# Packages from the distribution, installed only when something they bring is missing.
+# Packages from the distribution, installed only when something they bring is missing, and what can
+# be said about versions.
 
 export DEBIAN_FRONTEND=noninteractive
 
@@ -48,3 +49,6 @@ need_commands() {
         install_packages "$text" "${missing[@]}"
     fi
 }
+
+# version_at_least HAVE WANT
+version_at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; }

@@ -8,9 +8,6 @@ case ":$PATH:" in
     *) export PATH="$PATH:$K1OPS_CARGO_BIN" ;;
 esac
 
-# version_at_least HAVE WANT
-version_at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; }
-
 wanted_rust() { sed -n 's/^rust-version = "\(.*\)"/\1/p' "$K1OPS_ROOT/Cargo.toml"; }
 
 rust_fits() {

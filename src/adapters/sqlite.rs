@@ -1,6 +1,6 @@
 //! `SQLite` files: opened with the settings that a live Conductor database needs.
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use rusqlite::{Connection, OpenFlags};
 use std::path::Path;
 use std::time::Duration;
@@ -32,13 +32,31 @@ pub fn open_or_create(path: &Path) -> Result<Connection> {
     let connection = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     connection
         .pragma_update(None, "journal_mode", "WAL")
-        .context(|| {
-            format!(
+        .map_err(|error| {
+            let what = format!(
                 "SQLite database {} cannot be put into WAL mode",
                 path.display()
-            )
+            );
+            Error::new(kind_of(&error), what).because(error)
         })?;
     Ok(connection)
+}
+
+/// The kind that an `SQLite` error is of, in the terms of the exit-code table.
+#[must_use]
+pub fn kind_of(error: &rusqlite::Error) -> ErrorKind {
+    use rusqlite::ErrorCode;
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => ErrorKind::Locked,
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => ErrorKind::BadData,
+        Some(
+            ErrorCode::ReadOnly
+            | ErrorCode::PermissionDenied
+            | ErrorCode::CannotOpen
+            | ErrorCode::DiskFull,
+        ) => ErrorKind::Missing,
+        _ => ErrorKind::Failed,
+    }
 }
 
 fn open(path: &Path, access: OpenFlags) -> Result<Connection> {

@@ -6,6 +6,7 @@ mod completions;
 mod internal;
 mod list;
 mod logs;
+mod query;
 mod restore;
 mod start;
 mod status;
@@ -59,6 +60,7 @@ pub enum Command {
     List(list::ListArgs),
     Verify(verify::VerifyArgs),
     Undo(undo::UndoArgs),
+    Query(query::QueryArgs),
     Completions(completions::CompletionsArgs),
     #[command(name = "__detached", hide = true)]
     Detached(internal::DetachedArgs),
@@ -87,6 +89,7 @@ pub async fn run(command: Command, context: Context) -> Result<ExitCode> {
         Command::List(args) => list::run(&args, &context),
         Command::Verify(args) => verify::run(&args, &context).await,
         Command::Undo(args) => undo::run(&args, &context).await,
+        Command::Query(args) => query::run(args, &context).await,
         Command::Completions(args) => completions::run(&args, &context),
         Command::Detached(args) => internal::detached(&args),
     }

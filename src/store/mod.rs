@@ -156,7 +156,7 @@ impl Store {
     /// Records a workflow and answers its id. An execution id that is recorded already is refused.
     pub async fn record_workflow(&self, workflow: NewWorkflow) -> Result<Uuid> {
         let workflow = workflow.checked()?;
-        on_backend!(self, record_workflow(Uuid::new_v4(), workflow))
+        on_backend!(self, record_workflow(workflow))
     }
 
     /// Records a measured value and answers its id.

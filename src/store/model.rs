@@ -13,6 +13,8 @@ use uuid::Uuid;
 /// A workflow that is to be recorded.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewWorkflow {
+    /// The workflow's id.
+    pub workflow_id: Uuid,
     /// Conductor's id of the execution; unique, at most 255 characters.
     pub conductor_execution_id: String,
     /// When it was created; also its first `updated_at`.
@@ -28,9 +30,10 @@ pub struct NewWorkflow {
 }
 
 impl NewWorkflow {
-    /// A workflow that was created now, from the source `MCP`.
+    /// A workflow with a new id that was created now, from the source `MCP`.
     pub fn new(conductor_execution_id: impl Into<String>) -> Self {
         Self {
+            workflow_id: Uuid::new_v4(),
             conductor_execution_id: conductor_execution_id.into(),
             created_at: Utc::now(),
             user_id: None,

@@ -98,14 +98,14 @@ impl PostgresStore {
         Ok(schema)
     }
 
-    pub(super) async fn record_workflow(&self, id: Uuid, w: NewWorkflow) -> Result<Uuid> {
+    pub(super) async fn record_workflow(&self, w: NewWorkflow) -> Result<Uuid> {
         let sql = "INSERT INTO public.k1_workflow_metadata (workflow_id, conductor_execution_id,
                 created_at, updated_at, user_id, source, tags, custom_metadata)
             VALUES ($1, $2, $3, $3, $4, $5, $6, $7)";
         let created_at = w.created_at.naive_utc();
         let execution = &w.conductor_execution_id;
         let values: &[&(dyn ToSql + Sync)] = &[
-            &id,
+            &w.workflow_id,
             execution,
             &created_at,
             &w.user_id,
@@ -117,7 +117,7 @@ impl PostgresStore {
             (*code == SqlState::UNIQUE_VIOLATION).then(|| already_recorded(execution))
         })
         .await?;
-        Ok(id)
+        Ok(w.workflow_id)
     }
 
     pub(super) async fn record_metric(&self, id: Uuid, m: NewMetric) -> Result<Uuid> {
@@ -272,21 +272,21 @@ impl PostgresStore {
 
 async fn read_schema(client: &impl GenericClient, shown: &str) -> Result<Schema> {
     let cannot = |e| explain(shown, "be inspected", e);
-    let row = client
-        .query_one(
-            "SELECT to_regclass('public.k1_schema_migrations') IS NOT NULL,
-                to_regclass('public.k1_workflow_metadata') IS NOT NULL",
-            &[],
-        )
-        .await
-        .map_err(cannot)?;
-    match (
-        row.try_get(0).map_err(cannot)?,
-        row.try_get(1).map_err(cannot)?,
-    ) {
-        (false, false) => return Ok(Schema::Absent),
-        (false, true) => return Ok(Schema::Original),
-        _ => {}
+    // Not to_regclass(): within a transaction it may answer from a cache that is older than what
+    // the process that held the lock before us has committed.
+    let sql = "SELECT c.relname::text FROM pg_class c
+        JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = 'public' AND c.relname IN ('k1_schema_migrations', 'k1_workflow_metadata')";
+    let mut tables: Vec<String> = Vec::new();
+    for row in client.query(sql, &[]).await.map_err(cannot)? {
+        tables.push(row.try_get(0).map_err(cannot)?);
+    }
+    if !tables.iter().any(|t| t == "k1_schema_migrations") {
+        return Ok(if tables.is_empty() {
+            Schema::Absent
+        } else {
+            Schema::Original
+        });
     }
     let rows = client
         .query(

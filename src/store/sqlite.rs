@@ -83,14 +83,14 @@ impl SqliteStore {
         .await
     }
 
-    pub(super) async fn record_workflow(&self, id: Uuid, w: NewWorkflow) -> Result<Uuid> {
+    pub(super) async fn record_workflow(&self, w: NewWorkflow) -> Result<Uuid> {
         self.run(move |db, shown| {
             let sql = "INSERT INTO k1_workflow_metadata (workflow_id, conductor_execution_id,
                     created_at, updated_at, user_id, source, tags, custom_metadata)
                 VALUES (?1, ?2, ?3, ?3, ?4, ?5, ?6, ?7)";
             let execution = &w.conductor_execution_id;
             let values = params![
-                id.to_string(),
+                w.workflow_id.to_string(),
                 execution,
                 text(w.created_at),
                 w.user_id,
@@ -101,7 +101,7 @@ impl SqliteStore {
             write(db, shown, sql, values, |code| {
                 (code == ffi::SQLITE_CONSTRAINT_UNIQUE).then(|| already_recorded(execution))
             })?;
-            Ok(id)
+            Ok(w.workflow_id)
         })
         .await
     }
@@ -291,7 +291,13 @@ fn apply(connection: &Connection, migration: &Migration) -> rusqlite::Result<()>
 
 fn read_schema(connection: &Connection, shown: &str) -> Result<Schema> {
     let cannot = |e| explain(shown, "be inspected", e);
-    let there = |table| connection.table_exists(None, table).map_err(cannot);
+    // Not table_exists(): it answers from the connection's cached schema, which may be older than
+    // what the process that held the lock before us has committed.
+    let there = |table| {
+        let sql = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = ?1)";
+        let row = connection.query_row(sql, [table], |row| row.get::<_, bool>(0));
+        row.map_err(cannot)
+    };
     if !there("k1_schema_migrations")? {
         return Ok(if there("k1_workflow_metadata")? {
             Schema::Original
@@ -395,23 +401,18 @@ fn json(value: Option<&Value>) -> Option<String> {
 
 /// The store at `shown` cannot `do_what`, and why.
 fn explain(shown: &str, do_what: &str, error: rusqlite::Error) -> Error {
-    use rusqlite::ErrorCode;
-    let what = format!("K1 store {shown} cannot {do_what}");
-    match error.sqlite_error_code() {
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Error::locked(what)
-            .because(error)
-            .hint("Another program holds the file; try again when that has ended."),
-        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => Error::bad_data(what)
-            .because(error)
-            .hint("The file is damaged or not an SQLite database; restore a backup."),
-        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen) => {
-            Error::missing(what)
-                .because(error)
-                .hint("Check who owns the file and its folder.")
+    let kind = adapter::kind_of(&error);
+    let explained = Error::new(kind, format!("K1 store {shown} cannot {do_what}")).because(error);
+    match kind {
+        ErrorKind::Locked => {
+            explained.hint("Another program holds the file; try again when that has ended.")
         }
-        Some(ErrorCode::DiskFull) => Error::missing(what)
-            .because(error)
-            .hint("Free some space on the disk."),
-        _ => Error::new(ErrorKind::Failed, what).because(error),
+        ErrorKind::BadData => {
+            explained.hint("The file is damaged or not an SQLite database; restore a backup.")
+        }
+        ErrorKind::Missing => {
+            explained.hint("Check who owns the file and its folder, and the space on the disk.")
+        }
+        _ => explained,
     }
 }

@@ -182,18 +182,21 @@ impl Ui {
         value: &T,
         human: impl FnOnce(&Self, &mut String),
     ) -> Result<()> {
+        if self.0.json {
+            return self.json(value);
+        }
         self.0.progress.clear();
-        let text = if self.0.json {
-            let mut text = serde_json::to_string_pretty(value)
-                .map_err(|e| Error::failed("the result cannot be written as JSON").because(e))?;
-            text.push('\n');
-            text
-        } else {
-            let mut text = String::new();
-            human(self, &mut text);
-            text
-        };
+        let mut text = String::new();
+        human(self, &mut text);
         self.out(&text)
+    }
+
+    /// `value` as JSON, for a command whose own flags ask for it.
+    pub fn json<T: Serialize>(&self, value: &T) -> Result<()> {
+        self.0.progress.clear();
+        let text = serde_json::to_string_pretty(value)
+            .map_err(|e| Error::failed("the result cannot be written as JSON").because(e))?;
+        self.out(&format!("{text}\n"))
     }
 
     /// Text on standard output as it is. A reader that went away is no error.

@@ -91,9 +91,9 @@ async fn create(
             source.server_major
         )));
     }
-    for line in archive.read_text("postgres/roles.sql")?.lines() {
+    for statement in script::statements(&archive.read_text("postgres/roles.sql")?) {
         session
-            .batch_execute(line)
+            .batch_execute(statement)
             .await
             .map_err(|e| failed("creating the roles", &e))?;
     }

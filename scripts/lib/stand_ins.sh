@@ -1,0 +1,124 @@
+# shellcheck shell=bash
+# The images that the tests run: the official ones where they can be pulled, else stand-ins built
+# from Debian's packages that behave like them in what the stack uses. A stand-in never takes an
+# official image's name.
+
+K1OPS_TESTBED_PREFIX=k1ops-testbed
+K1OPS_TESTBED_RECIPES="$K1OPS_ROOT/scripts/testbed.d"
+
+declare -A OFFICIAL_IMAGE=(
+    [postgres]=postgres:15-alpine
+    [redis]=redis:7-alpine
+    [java]=eclipse-temurin:21-jre
+    [elasticsearch]=docker.elastic.co/elasticsearch/elasticsearch:7.17.15
+)
+declare -A STAND_IN=(
+    [postgres]=$K1OPS_TESTBED_PREFIX/postgres:15
+    [redis]=$K1OPS_TESTBED_PREFIX/redis:7
+    [java]=$K1OPS_TESTBED_PREFIX/java:21
+    [elasticsearch]=$K1OPS_TESTBED_PREFIX/elasticsearch:7.17.15
+)
+TESTBED_PARTS=(postgres redis java)
+
+# A registry that did not answer once is not asked again in this run.
+REGISTRY_REACHED=
+
+load_images() {
+    mapfile -t LOCAL_IMAGES < <(
+        docker images --format '{{.Repository}}:{{.Tag}} {{.ID}}' | cut -d' ' -f1)
+}
+
+image_is_local() {
+    local image
+    for image in "${LOCAL_IMAGES[@]}"; do [ "$image" = "$1" ] && return 0; done
+    return 1
+}
+
+# Prints the image that stands for a part on this machine, or fails.
+image_of() {
+    local image
+    for image in "${OFFICIAL_IMAGE[$1]}" "${STAND_IN[$1]}"; do
+        if image_is_local "$image"; then
+            printf '%s\n' "$image"
+            return 0
+        fi
+    done
+    return 1
+}
+
+ensure_images() {
+    local part
+    load_images
+    for part in "${TESTBED_PARTS[@]}"; do
+        image_is_local "${OFFICIAL_IMAGE[$part]}" && continue
+        stand_in_is_current "$part" && continue
+        # A machine that has had to build one will not reach the registry today either.
+        if ! image_is_local "${STAND_IN[$part]}" && pull_official "$part"; then continue; fi
+        build_stand_in "$part"
+        load_images
+    done
+}
+
+pull_official() {
+    local image="${OFFICIAL_IMAGE[$1]}"
+    [ "$REGISTRY_REACHED" = no ] && return 1
+    say "Pulling $image"
+    if timeout 20 docker pull --quiet "$image" >>"$K1OPS_LOG" 2>&1; then
+        REGISTRY_REACHED=yes
+        return 0
+    fi
+    if [ "$REGISTRY_REACHED" = yes ] && timeout 600 docker pull --quiet "$image" >>"$K1OPS_LOG" 2>&1; then
+        return 0
+    fi
+    say "$image cannot be pulled here; building a stand-in"
+    REGISTRY_REACHED="${REGISTRY_REACHED:-no}"
+    return 1
+}
+
+# What a stand-in is made of, as one number: changed recipes are built anew.
+recipe_digest() {
+    (cd "$K1OPS_TESTBED_RECIPES" && find "$1" -type f -print0 | sort -z | xargs -0 sha256sum) |
+        sha256sum | cut -c1-16
+}
+
+stand_in_is_current() {
+    image_is_local "${STAND_IN[$1]}" &&
+        [ "$(docker image inspect --format '{{index .Config.Labels "k1ops.testbed.recipe"}}' \
+            "${STAND_IN[$1]}")" = "$(recipe_digest "$1")" ]
+}
+
+# ensure_debian_image SUITE
+ensure_debian_image() {
+    local image="$K1OPS_TESTBED_PREFIX/debian:$1" tar
+    image_is_local "$image" && return
+    case "$1" in
+        trixie) tar="$(trixie_java_tar)" ;;
+        *) tar="$(debian_tar "$1" "$1" ca-certificates,curl)" ;;
+    esac
+    logged "Importing Debian $1" docker import "$tar" "$image"
+    load_images
+}
+
+build_stand_in() {
+    local part="$1" context="$K1OPS_TESTBED_RECIPES/$1" suite work
+    suite="$(sed -n "s|^FROM $K1OPS_TESTBED_PREFIX/debian:||p" "$context/Dockerfile")"
+    if [ -n "$suite" ]; then ensure_debian_image "$suite"; fi
+    if [ "$part" = elasticsearch ]; then
+        ensure_java_for_elasticsearch
+        work="$(mktemp -d /var/tmp/k1ops-elasticsearch.XXXXXX)"
+        cp -r "$context/." "$work"
+        logged "Fetching Elasticsearch's jars" mvn -B -ntp -q -f "$work/pom.xml" \
+            dependency:copy-dependencies "-DoutputDirectory=$work/lib"
+        context="$work"
+    fi
+    # The classic builder: an engine of the distribution comes without buildx.
+    logged "Building ${STAND_IN[$part]}" env DOCKER_BUILDKIT=0 docker build \
+        --label "k1ops.testbed.recipe=$(recipe_digest "$part")" --tag "${STAND_IN[$part]}" "$context"
+    if [ -n "${work:-}" ]; then rm -rf "$work"; fi
+}
+
+# Elasticsearch's stand-in is built on the Java stand-in, even where the official Java was pulled.
+ensure_java_for_elasticsearch() {
+    need_commands "Installing Maven" mvn:maven
+    if ! stand_in_is_current java; then build_stand_in java; fi
+}
