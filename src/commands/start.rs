@@ -4,6 +4,7 @@ use super::Context;
 use crate::config::TierChoice;
 use crate::error::Result;
 use crate::exit_code::ExitCode;
+use crate::restore;
 use crate::stack::{Outcome, StartOptions, StartReport, start};
 use crate::ui::{Tone, Ui};
 use std::time::Duration;
@@ -38,7 +39,13 @@ pub(super) async fn run(args: &StartArgs, context: &Context) -> Result<ExitCode>
         health_timeout: args.health_timeout.map(Duration::from_secs),
         prepare: args.prepare,
     };
-    let report = start(&stack, &options, &context.events(), &context.interrupt).await?;
+    let (events, interrupt) = (context.events(), &context.interrupt);
+    // A server must never see a database that is half replaced.
+    restore::recover(&stack, &events).await?;
+    let report = start(&stack, &options, &events, interrupt).await?;
+    if let (Some(server), true) = (&report.server, report.health.is_some() && report.is_well()) {
+        restore::requeue_pending(&stack, &server.url, &events, interrupt).await?;
+    }
     context
         .ui
         .result(&report, |ui, text| show(&report, ui, text))?;

@@ -12,6 +12,7 @@ mod stop;
 pub mod tier;
 
 pub use start::{Outcome, StartOptions, StartReport, StartedServer, start};
+pub use state::{Remembered, ServerState};
 pub use status::{RunningServer, ServerStatus, Status, StoreStatus, status};
 pub use stop::{StopReport, stop, stop_locked};
 
