@@ -191,6 +191,7 @@ impl Waiting {
 
 /// The other half of [`Detached::spawn`]: opens a session of its own, waits for the word, and
 /// becomes `program`. Returns only if that fails.
+#[must_use]
 pub fn become_detached(nice: i32, folder: &Path, program: &Path, arguments: &[OsString]) -> Error {
     let cannot = || format!("{} cannot be started", program.display());
     let prepared = (|| {

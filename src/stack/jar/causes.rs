@@ -218,7 +218,7 @@ mod tests {
                 "login",
             ),
             (
-                "Connection to 127.0.0.1:1 refused. Check that",
+                "Connection to 127.0.0.1:1 refused. Check that the hostname and port are correct",
                 "does not answer",
             ),
             ("java.lang.OutOfMemoryError: Java heap space", "memory"),

@@ -3,6 +3,7 @@
 pub mod boot_jar;
 pub mod cache;
 mod causes;
+mod fetch;
 pub mod java;
 mod maven;
 mod server;
