@@ -51,6 +51,8 @@ pub enum Command {
     Completions(completions::CompletionsArgs),
     #[command(name = "__detached", hide = true)]
     Detached(internal::DetachedArgs),
+    #[command(name = "__prepare-fast-start", hide = true)]
+    PrepareFastStart(internal::PrepareArgs),
 }
 
 impl Command {
@@ -72,6 +74,7 @@ pub async fn run(command: Command, context: Context) -> Result<ExitCode> {
         Command::Status(args) => status::run(&args, &context).await,
         Command::Logs(args) => logs::run(&args, &context).await,
         Command::Detached(args) => internal::detached(&args),
+        Command::PrepareFastStart(args) => internal::prepare(args, &context).await,
         Command::Completions(args) => completions::run(&args, &context),
     }
 }

@@ -4,7 +4,7 @@ use super::Context;
 use crate::config::TierChoice;
 use crate::error::Result;
 use crate::exit_code::ExitCode;
-use crate::stack::{Outcome, StartOptions, StartReport, start};
+use crate::stack::{Outcome, Prepare, StartOptions, StartReport, start};
 use crate::ui::{Tone, Ui};
 use std::time::Duration;
 
@@ -36,7 +36,11 @@ pub(super) async fn run(args: &StartArgs, context: &Context) -> Result<ExitCode>
     let options = StartOptions {
         wait: args.wait,
         health_timeout: args.health_timeout.map(Duration::from_secs),
-        prepare: args.prepare,
+        prepare: if args.prepare {
+            Prepare::Wait
+        } else {
+            Prepare::InBackground
+        },
     };
     let report = start(&stack, &options, &context.events(), &context.interrupt).await?;
     context
