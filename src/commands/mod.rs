@@ -64,6 +64,8 @@ pub enum Command {
     Completions(completions::CompletionsArgs),
     #[command(name = "__detached", hide = true)]
     Detached(internal::DetachedArgs),
+    #[command(name = "__prepare-fast-start", hide = true)]
+    PrepareFastStart(internal::PrepareArgs),
 }
 
 impl Command {
@@ -92,6 +94,7 @@ pub async fn run(command: Command, context: Context) -> Result<ExitCode> {
         Command::Query(args) => query::run(args, &context).await,
         Command::Completions(args) => completions::run(&args, &context),
         Command::Detached(args) => internal::detached(&args),
+        Command::PrepareFastStart(args) => internal::prepare(args, &context).await,
     }
 }
 

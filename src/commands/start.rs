@@ -5,7 +5,7 @@ use crate::config::TierChoice;
 use crate::error::Result;
 use crate::exit_code::ExitCode;
 use crate::restore;
-use crate::stack::{Outcome, StartOptions, StartReport, start};
+use crate::stack::{Outcome, Prepare, StartOptions, StartReport, start};
 use crate::ui::{Tone, Ui};
 use std::time::Duration;
 
@@ -37,7 +37,11 @@ pub(super) async fn run(args: &StartArgs, context: &Context) -> Result<ExitCode>
     let options = StartOptions {
         wait: args.wait,
         health_timeout: args.health_timeout.map(Duration::from_secs),
-        prepare: args.prepare,
+        prepare: if args.prepare {
+            Prepare::Wait
+        } else {
+            Prepare::InBackground
+        },
     };
     let (events, interrupt) = (context.events(), &context.interrupt);
     // A server must never see a database that is half replaced.

@@ -11,7 +11,7 @@ mod status;
 mod stop;
 pub mod tier;
 
-pub use start::{Outcome, StartOptions, StartReport, StartedServer, start};
+pub use start::{Outcome, Prepare, StartOptions, StartReport, StartedServer, start};
 pub use state::{Remembered, ServerState};
 pub use status::{RunningServer, ServerStatus, Status, StoreStatus, status};
 pub use stop::{StopReport, stop, stop_locked};
