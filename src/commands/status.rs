@@ -3,6 +3,7 @@
 use super::Context;
 use crate::error::Result;
 use crate::exit_code::ExitCode;
+use crate::restore;
 use crate::stack::{RunningServer, ServerStatus, Status, status};
 use crate::ui::{self, Tone, Ui};
 use std::time::Duration;
@@ -25,6 +26,10 @@ pub(super) async fn run(args: &StatusArgs, context: &Context) -> Result<ExitCode
     let stack = context.stack()?;
     loop {
         let status = status(&stack).await?;
+        if let Some(unfinished) = restore::unfinished(&stack)? {
+            let (is, todo) = unfinished.explain();
+            context.events().warning_with_hint(is, todo);
+        }
         context
             .ui
             .result(&status, |ui, text| show(&status, ui, text))?;
