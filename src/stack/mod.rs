@@ -12,7 +12,7 @@ mod stop;
 pub mod tier;
 
 pub use start::{Outcome, Prepare, StartOptions, StartReport, StartedServer, start};
-pub use status::{RunningServer, ServerStatus, Status, StoreStatus, status};
+pub use status::{LastBackup, RunningServer, ServerStatus, Status, StoreStatus, status};
 pub use stop::{StopReport, stop, stop_locked};
 
 use crate::config::{Config, Loaded};
