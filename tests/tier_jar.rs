@@ -5,9 +5,7 @@
 
 #![allow(
     clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test may stop at the first surprise"
+    reason = "a test may stop at the first surprise, in its helpers as well"
 )]
 
 use serde_json::Value;

@@ -76,6 +76,13 @@ fn show(status: &Status, ui: &Ui, text: &mut String) {
         .size_bytes
         .map_or_else(|| "not there yet".to_owned(), ui::bytes);
     line("store", &format!("{} ({size})", status.store.store.place()));
+    if let Some(backup) = &status.last_backup {
+        let taken = ui::time(backup.taken_at);
+        line("backup", &format!("{taken} ({})", backup.path.display()));
+    }
+    if let Some(restore) = &status.unfinished_restore {
+        line("restore", &ui.paint(Tone::Bad, restore));
+    }
     line("log", &status.log.display().to_string());
     line("k1ops", status.k1ops_version);
 }
