@@ -70,7 +70,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("repository", &["archive", "stack", "adapters"]),
-    ("stack", &["conductor", "store", "adapters"]),
+    ("stack", &["conductor", "adapters"]),
     ("store", &["stack", "adapters"]),
     ("archive", &["adapters"]),
     ("conductor", &["adapters"]),

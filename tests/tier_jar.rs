@@ -3,6 +3,11 @@
 //! A start costs half a minute of both CPUs, so the tests that need a running server are few and
 //! walk through its life; cargo runs them in turn with one lock.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test may stop at the first surprise, in its helpers as well"
+)]
+
 use serde_json::Value;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};

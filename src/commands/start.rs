@@ -6,6 +6,7 @@ use crate::error::Result;
 use crate::exit_code::ExitCode;
 use crate::restore;
 use crate::stack::{Outcome, Prepare, StartOptions, StartReport, start};
+use crate::store::Store;
 use crate::ui::{Tone, Ui};
 use std::time::Duration;
 
@@ -47,6 +48,8 @@ pub(super) async fn run(args: &StartArgs, context: &Context) -> Result<ExitCode>
     // A server must never see a database that is half replaced.
     restore::recover(&stack, &events).await?;
     let report = start(&stack, &options, &events, interrupt).await?;
+    // The K1 tables are there from the first start on, whichever tier runs.
+    Store::of(&stack, &events).await?;
     if let (Some(server), true) = (&report.server, report.health.is_some() && report.is_well()) {
         restore::requeue_pending(&stack, &server.url, &events, interrupt).await?;
     }

@@ -13,7 +13,7 @@ pub mod tier;
 
 pub use start::{Outcome, Prepare, StartOptions, StartReport, StartedServer, start};
 pub use state::{Remembered, ServerState};
-pub use status::{RunningServer, ServerStatus, Status, StoreStatus, status};
+pub use status::{LastBackup, RunningServer, ServerStatus, Status, StoreStatus, status};
 pub use stop::{StopReport, stop, stop_locked};
 
 use crate::config::{Config, Loaded};
