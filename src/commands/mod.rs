@@ -3,6 +3,7 @@
 
 mod backup;
 mod completions;
+mod demo;
 mod internal;
 mod list;
 mod logs;
@@ -61,6 +62,7 @@ pub enum Command {
     Verify(verify::VerifyArgs),
     Undo(undo::UndoArgs),
     Query(query::QueryArgs),
+    Demo(demo::DemoArgs),
     Completions(completions::CompletionsArgs),
     #[command(name = "__detached", hide = true)]
     Detached(internal::DetachedArgs),
@@ -74,6 +76,7 @@ impl Command {
     pub fn tier(&self) -> Option<TierChoice> {
         match self {
             Self::Start(args) => args.tier,
+            Self::Demo(args) => args.tier,
             _ => None,
         }
     }
@@ -92,6 +95,7 @@ pub async fn run(command: Command, context: Context) -> Result<ExitCode> {
         Command::Verify(args) => verify::run(&args, &context).await,
         Command::Undo(args) => undo::run(&args, &context).await,
         Command::Query(args) => query::run(args, &context).await,
+        Command::Demo(args) => demo::run(args, &context).await,
         Command::Completions(args) => completions::run(&args, &context),
         Command::Detached(args) => internal::detached(&args),
         Command::PrepareFastStart(args) => internal::prepare(args, &context).await,

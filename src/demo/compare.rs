@@ -1,7 +1,7 @@
 //! The demo's own proof that data came back: every row of every table, read before the loss and
 //! after the restore by other means than backup and restore use themselves.
 
-use crate::adapters::postgres::{Address, Session, quote_identifier};
+use crate::adapters::postgres::quote_identifier;
 use crate::adapters::sqlite;
 use crate::error::{Context, Error, Result};
 use rusqlite::types::ValueRef;
@@ -29,6 +29,16 @@ pub struct Compared {
     pub rows: u64,
 }
 
+impl std::fmt::Display for Compared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { rows, tables } = self;
+        write!(
+            f,
+            "restored data equals what was backed up: {rows} rows in {tables} tables"
+        )
+    }
+}
+
 impl Picture {
     /// Takes in every table of the `SQLite` database `path`, under the name `label`.
     pub(super) fn add_sqlite(&mut self, label: &str, path: &Path) -> Result<()> {
@@ -46,43 +56,6 @@ impl Picture {
         for name in names {
             let contents = sqlite_table(&db, &name).context(cannot)?;
             self.0.insert(format!("{label}.{name}"), contents);
-        }
-        Ok(())
-    }
-
-    /// Takes in every table of the database at `address`, of every schema.
-    pub(super) async fn add_postgres(&mut self, address: &Address) -> Result<()> {
-        let cannot = || format!("the tables at {} cannot be read", address.shown());
-        let mut session = Session::open(address).await?;
-        let session = session
-            .build_transaction()
-            .isolation_level(tokio_postgres::IsolationLevel::RepeatableRead)
-            .read_only(true)
-            .start()
-            .await
-            .context(cannot)?;
-        let tables = session
-            .query(
-                "SELECT schemaname, tablename FROM pg_tables \
-                 WHERE schemaname NOT LIKE 'pg\\_%' AND schemaname <> 'information_schema'",
-                &[],
-            )
-            .await
-            .context(cannot)?;
-        for table in tables {
-            let (schema, name): (String, String) = (table.get(0), table.get(1));
-            let sql = format!(
-                "SELECT count(*), coalesce(sum(('x' || substr(md5(t::text), 1, 15))::bit(60)\
-                 ::bigint::numeric), 0)::text FROM {}.{} t",
-                quote_identifier(&schema),
-                quote_identifier(&name)
-            );
-            let row = session.query_one(&sql, &[]).await.context(cannot)?;
-            let contents = Contents {
-                rows: u64::try_from(row.get::<_, i64>(0)).context(cannot)?,
-                digest: row.get::<_, &str>(1).parse().context(cannot)?,
-            };
-            self.0.insert(format!("{schema}.{name}"), contents);
         }
         Ok(())
     }
@@ -137,11 +110,7 @@ impl Picture {
 /// which a restored table gives its rows may be another one.
 fn sqlite_table(db: &rusqlite::Connection, name: &str) -> rusqlite::Result<Contents> {
     let mut statement = db.prepare(&format!("SELECT * FROM {}", quote_identifier(name)))?;
-    let columns: Vec<String> = statement
-        .column_names()
-        .into_iter()
-        .map(str::to_owned)
-        .collect();
+    let columns: Vec<String> = statement.column_names().map(str::to_owned).collect();
     let mut contents = Contents { rows: 0, digest: 0 };
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {

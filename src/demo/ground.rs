@@ -1,12 +1,17 @@
 //! Where the demo takes place: a folder, ports and names of its own, so that no other stack is
 //! touched.
 
+use crate::adapters::process::Signal;
 use crate::config::{Database, Loaded, Ports, Repository};
 use crate::error::{Context, Result};
 use crate::stack::Stack;
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use tempfile::TempDir;
+
+/// Seconds to wait for health, unless configured. A first try is no place to be strict: the host may
+/// be slow, or busy with the build that came before.
+const HEALTH_TIMEOUT: u64 = 240;
 
 /// A scratch stack in a scratch folder, which is removed when this is dropped.
 #[derive(Debug)]
@@ -35,22 +40,49 @@ impl Ground {
             .file_name()
             .map_or_else(String::new, |name| name.to_string_lossy().to_lowercase());
         let mut loaded = loaded.clone();
-        loaded.base = folder.path().to_path_buf();
-        loaded.home_stack.clone_from(&name);
-        loaded.config.docker.prefix.clone_from(&name);
-        loaded.config.stack = name;
+        let base = std::mem::replace(&mut loaded.base, folder.path().to_path_buf());
+        "demo".clone_into(&mut loaded.home_stack);
+        "demo".clone_into(&mut loaded.config.stack);
+        // Containers and volumes are the host's, so their names tell demos apart.
+        loaded.config.docker.prefix = name;
         loaded.config.ports = free_ports()?;
-        loaded.config.database = Database::default();
-        loaded.config.repository = Repository::default();
+        let config = &mut loaded.config;
+        config.repository = Repository::default();
+        config.database = Database {
+            pg_dump: config.database.pg_dump.clone(),
+            ..Database::default()
+        };
+        if config.server.health_timeout == 0 {
+            config.server.health_timeout = HEALTH_TIMEOUT;
+        }
+        for program in [
+            &mut config.server.jar,
+            &mut config.server.java,
+            &mut config.database.pg_dump,
+        ] {
+            if !program.as_os_str().is_empty() {
+                *program = base.join(&program);
+            }
+        }
         Ok(Self {
             stack: Stack::open(&loaded)?,
             folder,
         })
     }
 
-    /// Leaves the folder where it is.
-    pub(super) fn keep(self) -> PathBuf {
-        self.folder.keep()
+    /// Leaves the folder where it is, also when this is dropped.
+    pub(super) fn keep(&mut self) {
+        self.folder.disable_cleanup(true);
+    }
+}
+
+impl Drop for Ground {
+    /// Only where the demo was abandoned, on a second Ctrl-C, does a server still run here; nothing
+    /// would ever stop it.
+    fn drop(&mut self) {
+        if let Ok(Some(server)) = super::stage::server(&self.stack) {
+            let _ = server.signal(Signal::KILL);
+        }
     }
 }
 

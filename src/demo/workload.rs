@@ -6,7 +6,9 @@ use crate::conductor::{
 use crate::error::{Error, Result};
 use crate::event::{Events, Unit};
 use serde_json::{Map, Value, json};
+use std::ops::Range;
 use std::time::{Duration, Instant};
+use uuid::Uuid;
 
 /// The workflow's name.
 const NAME: &str = "k1ops_demo";
@@ -120,6 +122,23 @@ pub(super) async fn work(
     Ok(done)
 }
 
+/// Ids of workflows where there is no server to give any.
+pub(super) fn made_up(count: u64) -> Vec<String> {
+    (0..count).map(|_| Uuid::new_v4().to_string()).collect()
+}
+
+/// The same work where there is no server to hand it out.
+pub(super) fn alone(executions: &[String], task: usize, which: Range<usize>) -> Vec<Done> {
+    let chosen = (0..).zip(executions).skip(which.start).take(which.len());
+    chosen
+        .map(|(n, execution)| Done {
+            workflow: execution.clone(),
+            task,
+            value: (0..=task).fold(n, |n, _| worked(n)),
+        })
+        .collect()
+}
+
 /// Waits until all of `ids` are completed, with the answer that their numbers lead to.
 pub(super) async fn require_completed(client: &Client, ids: &[String]) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
@@ -168,7 +187,7 @@ fn answer(input: Option<&Value>) -> Result<u64> {
 }
 
 /// The work itself. Not an addition, so that a lost or repeated task shows in the answer.
-pub(super) fn worked(n: u64) -> u64 {
+fn worked(n: u64) -> u64 {
     3 * n + 1
 }
 
