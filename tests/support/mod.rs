@@ -6,6 +6,12 @@
 //! tests that need it fail: a skipped test would look like one that passed.
 
 #![allow(dead_code, reason = "each test file uses its own part of this module")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests may stop at the first surprise, their helpers too"
+)]
 
 use assert_cmd::Command;
 use k1ops::adapters::postgres::{Address, Session};
