@@ -1,6 +1,13 @@
 //! The main job with the real binary and real servers: workflows run halfway, a backup is taken, the
 //! server is killed and its data destroyed, the backup restored, and the workflows run to their end.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests may stop at the first surprise, their helpers too"
+)]
+
 mod support;
 
 use k1ops::conductor::{
@@ -8,6 +15,7 @@ use k1ops::conductor::{
 };
 use k1ops::event::Events;
 use k1ops::interrupt::Interrupt;
+use k1ops::store::{NewWorkflow, Place, Store};
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 use std::process::Command;
@@ -20,41 +28,58 @@ const TASKS: [&str; 3] = ["e2e_first", "e2e_second", "e2e_third"];
 /// As many as the project was asked to bring back.
 const WORKFLOWS: u64 = 70;
 
+/// More than one server at a time would only make each slower.
+static ONE_SERVER: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// How long the server may take to hand out tasks. One that was stranded is looked at 30 seconds
 /// after it was put back.
 const PATIENCE: Duration = Duration::from_secs(180);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_sqlite_stack_comes_back_from_nothing() {
+    let _alone = ONE_SERVER.lock().await;
     let stack = TestStack::new("");
     let database = stack.sandbox.path().join(".conductor/data/conductor.db");
     let queue = Queue::Sqlite(database.clone());
-    lose_and_restore(&stack, &queue, || {
-        for end in ["", "-wal", "-shm"] {
-            let _ = std::fs::remove_file(format!("{}{end}", database.display()));
-        }
-        assert!(!database.exists());
-        std::fs::remove_file(stack.sandbox.k1_db()).expect("the K1 store was there");
-    })
+    lose_and_restore(
+        &stack,
+        &Place::Sqlite(stack.sandbox.k1_db()),
+        &queue,
+        || {
+            for end in ["", "-wal", "-shm"] {
+                let _ = std::fs::remove_file(format!("{}{end}", database.display()));
+            }
+            assert!(!database.exists());
+            std::fs::remove_file(stack.sandbox.k1_db()).expect("the K1 store was there");
+        },
+    )
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stack_on_postgresql_comes_back_from_nothing() {
+    let _alone = ONE_SERVER.lock().await;
     let database = scratch_database();
     let stack = TestStack::new(&format!("[database]\nurl = \"{}\"\n", database.url));
-    lose_and_restore(&stack, &Queue::Postgres(&database), || {
+    let place = Place::Postgres(Box::new(database.address()));
+    lose_and_restore(&stack, &place, &Queue::Postgres(&database), || {
         support::on_server(&format!("DROP DATABASE {} WITH (FORCE)", database.name));
     })
     .await;
 }
 
 /// The whole story; `destroy` makes the data of the killed server go.
-async fn lose_and_restore(stack: &TestStack, queue: &Queue<'_>, destroy: impl FnOnce()) {
+async fn lose_and_restore(
+    stack: &TestStack,
+    place: &Place,
+    queue: &Queue<'_>,
+    destroy: impl FnOnce(),
+) {
     let client = stack.start();
     let ids = begin(&client).await;
     work(&client, 0, WORKFLOWS).await;
     work(&client, 1, WORKFLOWS / 2).await;
+    record(place, &ids).await;
     let before = shape(&client, &ids).await;
 
     stack.json(&["backup"]);
@@ -65,6 +90,10 @@ async fn lose_and_restore(stack: &TestStack, queue: &Queue<'_>, destroy: impl Fn
     let client = stack.start();
 
     assert_eq!(shape(&client, &ids).await, before);
+    let summary = stack.json(&["query", "summary", "--limit", "1000"]);
+    for id in &ids {
+        assert!(summary.to_string().contains(id), "{id} is not in {summary}");
+    }
     let stranded = queue.strand(&ids[..5]);
     assert_eq!(stranded, 5, "messages of the decider queue were there");
     let counts = requeue(&client, &Events::silent(), &Interrupt::default()).await;
@@ -216,6 +245,14 @@ async fn begin(client: &Client) -> Vec<String> {
         ids.push(id.await.unwrap());
     }
     ids
+}
+
+/// Records each workflow in the K1 tables.
+async fn record(place: &Place, ids: &[String]) {
+    let store = Store::open(place, &Events::silent()).await.unwrap();
+    for id in ids {
+        store.record_workflow(NewWorkflow::new(id)).await.unwrap();
+    }
 }
 
 /// A worker that does `count` tasks at one place of the chain.
