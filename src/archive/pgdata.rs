@@ -199,8 +199,14 @@ fn describe<R: Read>(entry: &tar::Entry<'_, R>) -> Result<Entry> {
         tar::EntryType::Symlink | tar::EntryType::Link => return Err(refuse("that is a link")),
         _ => return Err(refuse("that is neither a file nor a folder")),
     };
-    let plain = path.components().all(|c| matches!(c, Component::Normal(_)));
-    if !plain || bytes.is_empty() || bytes.contains(&0) {
+    // Servers write `./pg_wal/archive_status`. Collected from its components, the path has no such
+    // beginning, no slash at its end and no doubled ones.
+    let components = path.components().filter(|c| *c != Component::CurDir);
+    let plain = components
+        .clone()
+        .all(|c| matches!(c, Component::Normal(_)));
+    let path: PathBuf = components.collect();
+    if !plain || path.as_os_str().is_empty() || bytes.contains(&0) {
         return Err(refuse("with a path that leads elsewhere"));
     }
     let number = |value: std::io::Result<u64>| {
@@ -212,8 +218,6 @@ fn describe<R: Read>(entry: &tar::Entry<'_, R>) -> Result<Entry> {
     if folder && size != 0 {
         return Err(refuse("that is a folder with content"));
     }
-    // Collected from its components, it has no slash at its end and no doubled ones.
-    let path = path.components().collect();
     Ok(Entry {
         path,
         folder,
@@ -299,7 +303,18 @@ mod tests {
         };
         let good = visited(&tar_of(Directory, b"base/1/")).unwrap();
         assert_eq!(good[0].as_os_str(), "base/1");
-        for path in ["/etc/passwd", "../x", "a/../../x", "./a", ".", "..", ""] {
+        let good = visited(&tar_of(Directory, b"./pg_wal/archive_status/")).unwrap();
+        assert_eq!(good[0].as_os_str(), "pg_wal/archive_status");
+        for path in [
+            "/etc/passwd",
+            "../x",
+            "a/../../x",
+            "./../a",
+            ".",
+            "./",
+            "..",
+            "",
+        ] {
             visited(&tar_of(Regular, path.as_bytes())).unwrap_err();
         }
         for kind in [Symlink, Link, Block, GNULongName, XHeader] {

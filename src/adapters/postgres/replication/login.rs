@@ -116,7 +116,7 @@ impl Login<'_> {
                 }
                 Message::AuthenticationSaslContinue(body) => {
                     let scram = scram.as_mut().ok_or_else(out_of_order)?;
-                    scram.update(body.data()).map_err(protocol)?;
+                    scram.update(body.data()).map_err(|e| protocol(&e))?;
                     let message = scram.message().to_vec();
                     self.wire
                         .send(|buffer| frontend::sasl_response(&message, buffer))
@@ -124,7 +124,7 @@ impl Login<'_> {
                 }
                 Message::AuthenticationSaslFinal(body) => {
                     let scram = scram.as_mut().ok_or_else(out_of_order)?;
-                    scram.finish(body.data()).map_err(protocol)?;
+                    scram.finish(body.data()).map_err(|e| protocol(&e))?;
                     self.proven = true;
                 }
                 _ => return Err(Refused::Ours(self.unknown_method())),
@@ -211,7 +211,7 @@ fn out_of_order() -> WireError {
     WireError::unexpected("its part of the login in order")
 }
 
-fn protocol(error: io::Error) -> WireError {
+fn protocol(error: &io::Error) -> WireError {
     WireError::Protocol(error.to_string())
 }
 
