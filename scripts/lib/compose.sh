@@ -101,7 +101,9 @@ compose_v1() {
 ensure_compose_v1() {
     compose_v1 >/dev/null && return
     have docker-compose && return
-    if have apt-get && apt-cache policy docker-compose | grep -q 'Candidate: 1\.'; then
+    have apt-get || return 0
+    refresh_package_lists
+    if [[ "$(apt-cache policy docker-compose)" == *"Candidate: 1."* ]]; then
         install_packages "Installing Compose v1" docker-compose
     fi
 }

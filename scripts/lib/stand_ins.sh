@@ -18,10 +18,10 @@ declare -A STAND_IN=(
     [java]=$K1OPS_TESTBED_PREFIX/java:21
     [elasticsearch]=$K1OPS_TESTBED_PREFIX/elasticsearch:7.17.15
 )
-TESTBED_PARTS=(postgres redis java)
+TESTBED_PARTS=(postgres redis java elasticsearch)
 
 # A registry that did not answer once is not asked again in this run.
-REGISTRY_REACHED=
+REGISTRY_ANSWERS=
 
 load_images() {
     mapfile -t LOCAL_IMAGES < <(
@@ -61,18 +61,16 @@ ensure_images() {
 
 pull_official() {
     local image="${OFFICIAL_IMAGE[$1]}"
-    [ "$REGISTRY_REACHED" = no ] && return 1
-    say "Pulling $image"
-    if timeout 20 docker pull --quiet "$image" >>"$K1OPS_LOG" 2>&1; then
-        REGISTRY_REACHED=yes
-        return 0
+    if [ -z "$REGISTRY_ANSWERS" ]; then
+        # Its description is small: asking for it tells a slow registry from one out of reach.
+        REGISTRY_ANSWERS=no
+        if timeout 20 docker manifest inspect "$image" >>"$K1OPS_LOG" 2>&1; then REGISTRY_ANSWERS=yes; fi
     fi
-    if [ "$REGISTRY_REACHED" = yes ] && timeout 600 docker pull --quiet "$image" >>"$K1OPS_LOG" 2>&1; then
-        return 0
+    if [ "$REGISTRY_ANSWERS" = no ]; then
+        say "$image cannot be pulled here; it gets a stand-in"
+        return 1
     fi
-    say "$image cannot be pulled here; building a stand-in"
-    REGISTRY_REACHED="${REGISTRY_REACHED:-no}"
-    return 1
+    attempt "Pulling $image" docker pull --quiet "$image"
 }
 
 # What a stand-in is made of, as one number: changed recipes are built anew.

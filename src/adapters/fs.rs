@@ -24,6 +24,13 @@ pub fn sync_folder(folder: &Path) -> Result<()> {
         .context(|| format!("folder {} cannot be synced", folder.display()))
 }
 
+/// Makes everything that was written to the file system of `folder` survive a power cut.
+pub fn sync_file_system(folder: &Path) -> Result<()> {
+    let cannot = || format!("the file system of {} cannot be synced", folder.display());
+    let folder = File::open(folder).context(cannot)?;
+    rustix::fs::syncfs(folder).context(cannot)
+}
+
 /// Renames `from` to `to`, replacing it, and makes that survive a power cut.
 pub fn rename_durably(from: &Path, to: &Path) -> Result<()> {
     std::fs::rename(from, to)

@@ -1,9 +1,12 @@
 //! The only place that touches the outside: files, processes, databases, the network. Nothing here
 //! knows what a stack, an archive or a command is.
 
+pub mod download;
 pub mod fs;
 pub mod http;
 pub mod log_file;
+#[cfg(test)]
+pub(crate) mod lying_server;
 pub mod port;
 pub mod postgres;
 pub mod process;

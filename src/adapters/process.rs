@@ -121,6 +121,8 @@ pub struct Detached {
     pub log: PathBuf,
     /// How far to lower its priority: 0 to 19.
     pub nice: i32,
+    /// Whether it is killed when k1ops ends, in whatever way.
+    pub tied: bool,
 }
 
 /// A program that has been forked but waits for the word to go. If k1ops dies first, it ends by
@@ -150,6 +152,7 @@ impl Detached {
         let mut child = command
             .arg("__detached")
             .arg(format!("--nice={}", self.nice))
+            .args(self.tied.then_some("--tied"))
             .arg("--folder")
             .arg(&self.folder)
             .arg("--")
@@ -191,7 +194,14 @@ impl Waiting {
 
 /// The other half of [`Detached::spawn`]: opens a session of its own, waits for the word, and
 /// becomes `program`. Returns only if that fails.
-pub fn become_detached(nice: i32, folder: &Path, program: &Path, arguments: &[OsString]) -> Error {
+#[must_use]
+pub fn become_detached(
+    nice: i32,
+    tied: bool,
+    folder: &Path,
+    program: &Path,
+    arguments: &[OsString],
+) -> Error {
     let cannot = || format!("{} cannot be started", program.display());
     let prepared = (|| {
         rustix::process::setsid()?;
@@ -199,6 +209,9 @@ pub fn become_detached(nice: i32, folder: &Path, program: &Path, arguments: &[Os
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
         // Not being allowed to be nice is no reason to fail.
         let _ = rustix::process::nice(nice);
+        if tied {
+            rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        }
         std::env::set_current_dir(folder)?;
         let mut word = [0];
         std::io::stdin().lock().read_exact(&mut word)

@@ -76,3 +76,35 @@ fn open(path: &Path, access: OpenFlags) -> Result<Connection> {
         .context(cannot)?;
     Ok(connection)
 }
+
+/// Where `SQLite` keeps the bytes that stand for its locks, and how many they are.
+const LOCK_BYTES: (u64, u64) = (0x4000_0000, 512);
+
+/// A process other than this one that has the database open. In WAL mode every connection holds a
+/// shared lock for as long as it lives, so this finds idle ones too.
+pub fn in_use_by(path: &Path) -> Result<Option<u32>> {
+    use rustix::process::{Flock, FlockType, fcntl_getlk};
+    let cannot = || format!("the locks of {} cannot be read", path.display());
+    let file = match std::fs::File::open(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        other => other.context(cannot)?,
+    };
+    let mut wanted = Flock::from(FlockType::WriteLock);
+    (wanted.start, wanted.length) = LOCK_BYTES;
+    let held = fcntl_getlk(&file, &wanted).context(cannot)?;
+    Ok(held
+        .and_then(|lock| lock.pid)
+        .and_then(|pid| u32::try_from(pid.as_raw_nonzero().get()).ok()))
+}
+
+/// The files that `SQLite` may keep beside a database, by what is appended to its name. They belong
+/// to that database and to no other that takes its place.
+pub const SIDECARS: [&str; 3] = ["-wal", "-shm", "-journal"];
+
+/// The name of a file beside the database at `path`.
+#[must_use]
+pub fn sidecar(path: &Path, suffix: &str) -> std::path::PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}

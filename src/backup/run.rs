@@ -2,13 +2,13 @@
 
 use super::plan::{BackupOptions, BackupPlan, PlannedSource, plan};
 use super::sqlite::Snapshot;
-use super::{config_file, restore_txt};
+use super::{config_file, postgres, restore_txt};
 use crate::adapters::fs::{Lock, remove_if_there};
 use crate::archive::{
     Archive, ConfigSource, Depth, FORMAT, Header, LeftOut, Manifest, NewMember, Source, Verified,
     Writer, verify,
 };
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::event::Events;
 use crate::interrupt::Interrupt;
 use crate::repository::{Purpose, Repository, describe};
@@ -185,7 +185,7 @@ async fn write_sources(
     events: &Events,
     interrupt: &Interrupt,
 ) -> Result<(Vec<Source>, Vec<LeftOut>)> {
-    let mut sources = Vec::new();
+    let (mut sources, mut left_out) = (Vec::new(), Vec::new());
     let mut snapshots = Vec::new();
     // Held at once, before anything is copied, so that the databases are of nearly the same moment.
     for source in &plan.sources {
@@ -197,7 +197,14 @@ async fn write_sources(
     for source in &plan.sources {
         match source {
             PlannedSource::Postgres { .. } => {
-                return Err(Error::failed("PostgreSQL is not backed up yet"));
+                let options = postgres::Options {
+                    jobs: plan.jobs,
+                    pg_dump: pg_dump(stack),
+                };
+                let address = stack.database_address()?;
+                let taken = postgres::take(writer, &address, &options, events, interrupt).await?;
+                sources.push(Source::Postgres(Box::new(taken.source)));
+                left_out.extend(taken.left_out);
             }
             PlannedSource::Sqlite { .. } => {}
             PlannedSource::Config { path } => {
@@ -211,7 +218,17 @@ async fn write_sources(
         let source = snapshot.take(writer, scratch, events, interrupt).await?;
         sources.push(Source::Sqlite(source));
     }
-    Ok((sources, Vec::new()))
+    Ok((sources, left_out))
+}
+
+/// Where the configuration says that `pg_dump` is; empty: it is searched for.
+fn pg_dump(stack: &Stack) -> PathBuf {
+    let configured = &stack.config.database.pg_dump;
+    if configured.as_os_str().is_empty() {
+        PathBuf::new()
+    } else {
+        stack.base.join(configured)
+    }
 }
 
 async fn write_plain(writer: &Writer, path: &str, text: String) -> Result<()> {

@@ -6,6 +6,7 @@ use crate::config::Compression;
 use crate::error::Result;
 use crate::exit_code::ExitCode;
 use crate::repository::Purpose;
+use crate::restore;
 use crate::ui::{self, Tone};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -52,6 +53,7 @@ pub(super) async fn run(args: &BackupArgs, context: &Context) -> Result<ExitCode
         ui.result(&plan, |_, text| show_plan(&plan, text))?;
         return Ok(ExitCode::Done);
     }
+    restore::recover(&stack, &context.events()).await?;
     let report = backup::run(&stack, &options, &context.events(), &context.interrupt).await?;
     ui.result(&report, |ui, text| show_report(ui, &report, text))?;
     Ok(ExitCode::Done)

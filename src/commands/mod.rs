@@ -7,9 +7,11 @@ mod internal;
 mod list;
 mod logs;
 mod query;
+mod restore;
 mod start;
 mod status;
 mod stop;
+mod undo;
 mod verify;
 
 use crate::config::{Loaded, TierChoice};
@@ -17,8 +19,9 @@ use crate::error::Result;
 use crate::event::Events;
 use crate::exit_code::ExitCode;
 use crate::interrupt::Interrupt;
+use crate::restore::StartedAgain;
 use crate::stack::Stack;
-use crate::ui::Ui;
+use crate::ui::{Tone, Ui};
 
 /// What every command is given.
 #[derive(Debug)]
@@ -53,12 +56,16 @@ pub enum Command {
     Status(status::StatusArgs),
     Logs(logs::LogsArgs),
     Backup(backup::BackupArgs),
+    Restore(restore::RestoreArgs),
     List(list::ListArgs),
     Verify(verify::VerifyArgs),
+    Undo(undo::UndoArgs),
     Query(query::QueryArgs),
     Completions(completions::CompletionsArgs),
     #[command(name = "__detached", hide = true)]
     Detached(internal::DetachedArgs),
+    #[command(name = "__prepare-fast-start", hide = true)]
+    PrepareFastStart(internal::PrepareArgs),
 }
 
 impl Command {
@@ -80,10 +87,29 @@ pub async fn run(command: Command, context: Context) -> Result<ExitCode> {
         Command::Status(args) => status::run(&args, &context).await,
         Command::Logs(args) => logs::run(&args, &context).await,
         Command::Backup(args) => backup::run(&args, &context).await,
+        Command::Restore(args) => restore::run(&args, &context).await,
         Command::List(args) => list::run(&args, &context),
         Command::Verify(args) => verify::run(&args, &context).await,
+        Command::Undo(args) => undo::run(&args, &context).await,
         Command::Query(args) => query::run(args, &context).await,
         Command::Completions(args) => completions::run(&args, &context),
         Command::Detached(args) => internal::detached(&args),
+        Command::PrepareFastStart(args) => internal::prepare(args, &context).await,
+    }
+}
+
+/// What restore and undo both say of the server after the swap.
+fn after_swap(ui: &Ui, server: Option<&StartedAgain>, requeue_pending: bool, text: &mut String) {
+    if let Some(server) = server {
+        let running = ui.paint(Tone::Good, "healthy");
+        text.push_str(&format!("  the server is {running} at {}\n", server.url));
+        if let Some(counts) = &server.requeued {
+            text.push_str(&format!(
+                "  {} workflows run, {} of them were stranded and put back to work\n",
+                counts.running, counts.requeued
+            ));
+        }
+    } else if requeue_pending {
+        text.push_str("  start it with: k1ops start (it puts stranded workflows back to work)\n");
     }
 }

@@ -4,7 +4,9 @@ use super::Context;
 use crate::config::TierChoice;
 use crate::error::Result;
 use crate::exit_code::ExitCode;
-use crate::stack::{Outcome, StartOptions, StartReport, start};
+use crate::restore;
+use crate::stack::{Outcome, Prepare, StartOptions, StartReport, start};
+use crate::store::Store;
 use crate::ui::{Tone, Ui};
 use std::time::Duration;
 
@@ -36,9 +38,21 @@ pub(super) async fn run(args: &StartArgs, context: &Context) -> Result<ExitCode>
     let options = StartOptions {
         wait: args.wait,
         health_timeout: args.health_timeout.map(Duration::from_secs),
-        prepare: args.prepare,
+        prepare: if args.prepare {
+            Prepare::Wait
+        } else {
+            Prepare::InBackground
+        },
     };
-    let report = start(&stack, &options, &context.events(), &context.interrupt).await?;
+    let (events, interrupt) = (context.events(), &context.interrupt);
+    // A server must never see a database that is half replaced.
+    restore::recover(&stack, &events).await?;
+    let report = start(&stack, &options, &events, interrupt).await?;
+    // The K1 tables are there from the first start on, whichever tier runs.
+    Store::of(&stack, &events).await?;
+    if let (Some(server), true) = (&report.server, report.health.is_some() && report.is_well()) {
+        restore::requeue_pending(&stack, &server.url, &events, interrupt).await?;
+    }
     context
         .ui
         .result(&report, |ui, text| show(&report, ui, text))?;

@@ -3,7 +3,9 @@
 use super::Context;
 use crate::error::Result;
 use crate::exit_code::ExitCode;
-use crate::stack::{RunningServer, ServerStatus, Status, status};
+use crate::repository::{Entry, Repository};
+use crate::restore;
+use crate::stack::{LastBackup, RunningServer, ServerStatus, Stack, Status, status};
 use crate::ui::{self, Tone, Ui};
 use std::time::Duration;
 
@@ -24,7 +26,13 @@ pub struct StatusArgs {
 pub(super) async fn run(args: &StatusArgs, context: &Context) -> Result<ExitCode> {
     let stack = context.stack()?;
     loop {
-        let status = status(&stack).await?;
+        let mut status = status(&stack).await?;
+        status.last_backup = last_backup(&stack)?;
+        if let Some(unfinished) = restore::unfinished(&stack)? {
+            let (is, todo) = unfinished.explain();
+            status.unfinished_restore = Some(format!("{is} {todo}"));
+            context.events().warning_with_hint(is, todo);
+        }
         context
             .ui
             .result(&status, |ui, text| show(&status, ui, text))?;
@@ -42,6 +50,17 @@ pub(super) async fn run(args: &StatusArgs, context: &Context) -> Result<ExitCode
         }
         context.ui.out("\n")?;
     }
+}
+
+/// The newest archive of the stack whose manifest is sound.
+fn last_backup(stack: &Stack) -> Result<Option<LastBackup>> {
+    let archives = Repository::new(stack.repository()).list()?;
+    let of_stack =
+        |entry: &Entry| entry.state.is_good() && entry.stack.as_ref() == Some(&stack.name);
+    Ok(archives.into_iter().filter(of_stack).find_map(|entry| {
+        let (path, taken_at) = (entry.path, entry.time?);
+        Some(LastBackup { path, taken_at })
+    }))
 }
 
 fn show(status: &Status, ui: &Ui, text: &mut String) {
@@ -71,6 +90,18 @@ fn show(status: &Status, ui: &Ui, text: &mut String) {
         .size_bytes
         .map_or_else(|| "not there yet".to_owned(), ui::bytes);
     line("store", &format!("{} ({size})", status.store.store.place()));
+    if let Some(backup) = &status.last_backup {
+        let taken = ui::time(backup.taken_at);
+        line("backup", &format!("{taken} ({})", backup.path.display()));
+    } else {
+        line(
+            "backup",
+            &ui.paint(Tone::Warn, "none; make one with: k1ops backup"),
+        );
+    }
+    if let Some(restore) = &status.unfinished_restore {
+        line("restore", &ui.paint(Tone::Bad, restore));
+    }
     line("log", &status.log.display().to_string());
     line("k1ops", status.k1ops_version);
 }

@@ -7,7 +7,7 @@ use crate::stack::{StopReport, stop};
 
 /// Stop the stack, gracefully, then firmly
 ///
-/// A server that has not ended within server.stop_timeout seconds is killed. Where nothing runs,
+/// A server that has not ended within `server.stop_timeout` seconds is killed. Where nothing runs,
 /// says so and exits 0.
 #[derive(Debug, clap::Args)]
 pub struct StopArgs {}

@@ -46,6 +46,11 @@ impl Client {
             .await
     }
 
+    /// DELETE `path`; answers the text of the response.
+    pub async fn delete(&self, path: &str) -> Result<String> {
+        self.send(self.http.delete(self.url(path)), path).await
+    }
+
     /// Reads `text` as JSON.
     pub fn parse<T: DeserializeOwned>(&self, path: &str, text: &str) -> Result<T> {
         serde_json::from_str(text).context(|| {
@@ -74,6 +79,23 @@ impl Client {
         format!("{}{path}", self.base)
     }
 
+    /// The path of `segments` below `/api` with `query`, all of it escaped, so that a name with a
+    /// space or a slash in it stays one name.
+    pub(super) fn path(segments: &[&str], query: &[(&str, &str)]) -> Result<String> {
+        let cannot = || format!("{} is not a path", segments.join("/"));
+        let mut url = reqwest::Url::parse("http://conductor/api").context(cannot)?;
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.extend(segments);
+        }
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        Ok(url.query().map_or_else(
+            || url.path().to_owned(),
+            |query| format!("{}?{query}", url.path()),
+        ))
+    }
+
     async fn send(&self, request: reqwest::RequestBuilder, path: &str) -> Result<String> {
         let cannot = || format!("Conductor at {} does not answer {path}", self.base);
         let answer = request.send().await.context(cannot)?;
@@ -83,10 +105,36 @@ impl Client {
             return Ok(text);
         }
         let said: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-        let said = said["message"].as_str().unwrap_or(text.trim()).to_owned();
+        let mut why = said["message"].as_str().unwrap_or(text.trim()).to_owned();
+        // "Validation failed, check below errors for detail." says nothing without them.
+        for error in said["validationErrors"].as_array().into_iter().flatten() {
+            why.push_str(&format!(
+                " {}: {}",
+                error["path"].as_str().unwrap_or_default(),
+                error["message"].as_str().unwrap_or_default()
+            ));
+        }
         Err(Error::failed(format!(
-            "Conductor at {} refused {path}: {status}: {said}",
+            "Conductor at {} refused {path}: {status}: {why}",
             self.base
         )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_stay_one_segment() {
+        let path = Client::path(
+            &["workflow", "a b/c?d"],
+            &[("query", "status IN (RUNNING)")],
+        );
+        assert_eq!(
+            path.unwrap(),
+            "/api/workflow/a%20b%2Fc%3Fd?query=status+IN+%28RUNNING%29"
+        );
+        assert_eq!(Client::path(&["tasks"], &[]).unwrap(), "/api/tasks");
     }
 }

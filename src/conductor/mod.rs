@@ -2,7 +2,15 @@
 //! tiers, processes or containers.
 
 mod client;
+mod definitions;
 pub mod health;
 pub mod properties;
+mod requeue;
+mod tasks;
+mod workflows;
 
 pub use client::Client;
+pub use definitions::{Step, StepKind, TaskDefinition, WorkflowDefinition};
+pub use requeue::{Requeued, requeue};
+pub use tasks::{Task, TaskResult, TaskStatus};
+pub use workflows::{Workflow, WorkflowStatus};

@@ -19,7 +19,7 @@ pub enum TierChoice {
     /// The best the host has: docker, then jar, then direct.
     #[default]
     Auto,
-    /// Tier 1: Compose with `PostgreSQL`, Redis and optionally Elasticsearch.
+    /// Tier 1: Compose with PostgreSQL, Redis and optionally Elasticsearch.
     Docker,
     /// Tier 2: the Conductor JAR on this host.
     Jar,

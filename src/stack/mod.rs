@@ -11,8 +11,9 @@ mod status;
 mod stop;
 pub mod tier;
 
-pub use start::{Outcome, StartOptions, StartReport, StartedServer, start};
-pub use status::{RunningServer, ServerStatus, Status, StoreStatus, status};
+pub use start::{Outcome, Prepare, StartOptions, StartReport, StartedServer, start};
+pub use state::{Remembered, ServerState};
+pub use status::{LastBackup, RunningServer, ServerStatus, Status, StoreStatus, status};
 pub use stop::{StopReport, stop, stop_locked};
 
 use crate::config::{Config, Loaded};

@@ -19,8 +19,19 @@ pub struct StartOptions {
     pub wait: bool,
     /// How long to wait for it, if not as configured.
     pub health_timeout: Option<Duration>,
-    /// Build what makes later starts fast before returning.
-    pub prepare: bool,
+    /// Whether later starts are prepared to be fast.
+    pub prepare: Prepare,
+}
+
+/// Whether later starts are prepared to be fast, where the configuration allows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prepare {
+    /// Not by this start, which still uses what is prepared.
+    No,
+    /// By a process in the background, if they are not yet.
+    InBackground,
+    /// Before the start returns.
+    Wait,
 }
 
 impl Default for StartOptions {
@@ -28,7 +39,7 @@ impl Default for StartOptions {
         Self {
             wait: true,
             health_timeout: None,
-            prepare: false,
+            prepare: Prepare::InBackground,
         }
     }
 }
@@ -150,14 +161,25 @@ pub async fn start(
     events: &Events,
     interrupt: &Interrupt,
 ) -> Result<StartReport> {
+    let (report, ready) = start_locked(stack, options, events, interrupt).await?;
+    // The lock is free again: preparing may take minutes, and the stack may be stopped meanwhile.
+    if let Some(ready) = ready {
+        jar::prepare_fast_starts(stack, &ready, options, events, interrupt).await?;
+    }
+    Ok(report)
+}
+
+/// Starts under the lock; answers with what is needed to prepare fast starts, if that is in order.
+async fn start_locked(
+    stack: &Stack,
+    options: &StartOptions,
+    events: &Events,
+    interrupt: &Interrupt,
+) -> Result<(StartReport, Option<Box<jar::Ready>>)> {
     let _lock = Lock::exclusive(&stack.lock_file("server"), "k1ops start")?;
     match ServerState::read(stack)? {
         Remembered::Running(state) => {
-            let client = Client::new(state.url())?;
-            let health = interrupt
-                .guard(async { Ok(health::check(&client, jar::ANSWER).await) })
-                .await?;
-            return Ok(StartReport::already_running(&state, health));
+            return already_running(stack, &state, options, events, interrupt).await;
         }
         Remembered::Stale(state) => {
             events.note(format!(
@@ -170,10 +192,33 @@ pub async fn start(
         Remembered::Nothing => {}
     }
     let choice = choose(stack, events, interrupt).await?;
-    let mut report = match choice.chosen {
-        Chosen::Jar(ready) => jar::start(stack, &ready, options, events, interrupt).await?,
-        Chosen::Direct => StartReport::direct(stack),
+    let (mut report, ready) = match choice.chosen {
+        Chosen::Jar(ready) => {
+            let report = jar::start(stack, &ready, options, events, interrupt).await?;
+            (report, Some(ready))
+        }
+        Chosen::Direct => (StartReport::direct(stack), None),
     };
     report.passed_over = choice.passed_over;
-    Ok(report)
+    Ok((report, ready))
+}
+
+async fn already_running(
+    stack: &Stack,
+    state: &ServerState,
+    options: &StartOptions,
+    events: &Events,
+    interrupt: &Interrupt,
+) -> Result<(StartReport, Option<Box<jar::Ready>>)> {
+    let client = Client::new(state.url())?;
+    let health = interrupt
+        .guard(async { Ok(health::check(&client, jar::ANSWER).await) })
+        .await?;
+    // Only a user who waits for the preparation asks for it again.
+    let ready = if options.prepare == Prepare::Wait && state.tier == Tier::Jar {
+        Some(Box::new(jar::prepare(stack, events, interrupt).await?))
+    } else {
+        None
+    };
+    Ok((StartReport::already_running(state, health), ready))
 }

@@ -29,6 +29,19 @@ pub struct Status {
     pub store: StoreStatus,
     /// The server's log.
     pub log: PathBuf,
+    /// The last good backup. Backups are not known here: whoever shows the status fills it in.
+    pub last_backup: Option<LastBackup>,
+    /// What a restore that was broken off left to do, filled in likewise.
+    pub unfinished_restore: Option<String>,
+}
+
+/// A backup that was completed.
+#[derive(Debug, Clone, Serialize)]
+pub struct LastBackup {
+    /// The archive.
+    pub path: PathBuf,
+    /// When it was begun.
+    pub taken_at: DateTime<Utc>,
 }
 
 /// What runs.
@@ -123,6 +136,8 @@ pub async fn status(stack: &Stack) -> Result<Status> {
             store,
         },
         log: stack.server_log(),
+        last_backup: None,
+        unfinished_restore: None,
     })
 }
 

@@ -2,6 +2,7 @@
 //! never used unverified.
 
 use super::cache::Cache;
+use super::fetch::{Sources, fetch};
 use super::maven;
 use super::verified::{self, Algorithm};
 use crate::config::Server;
@@ -54,10 +55,11 @@ impl Wanted<'_> {
         if !self.server.jar.as_os_str().is_empty() {
             return self.the_configured();
         }
-        if let Some(jar) = self.on_this_host(events)? {
+        if let Some(jar) = self.on_this_host(events) {
             return Ok(jar);
         }
-        self.fetch(events, interrupt).await
+        let sources = Sources::configured(&self.server.mirrors);
+        fetch(self, &sources, events, interrupt).await
     }
 
     fn the_configured(&self) -> Result<BootJar> {
@@ -73,7 +75,7 @@ impl Wanted<'_> {
     }
 
     /// The JAR of the cache or of the local Maven repository, which is used where it is.
-    fn on_this_host(&self, events: &Events) -> Result<Option<BootJar>> {
+    pub(super) fn on_this_host(&self, events: &Events) -> Option<BootJar> {
         let cached = self.cache.jar(&self.server.version);
         for path in std::iter::once(cached).chain(maven::local(&self.server.version)) {
             if !path.is_file() {
@@ -81,23 +83,15 @@ impl Wanted<'_> {
             }
             let expected = self.expected().or_else(|| noted_beside(&path));
             match self.verify(&path, expected.as_ref()) {
-                Ok(jar) => return Ok(Some(jar)),
+                Ok(jar) => return Some(jar),
                 Err(error) => events.warning(format!("{error}; it is not used")),
             }
         }
-        Ok(None)
-    }
-
-    #[allow(clippy::unused_async, reason = "")]
-    async fn fetch(&self, _events: &Events, _interrupt: &Interrupt) -> Result<BootJar> {
-        Err(Error::missing(format!(
-            "no JAR of Conductor {}",
-            self.server.version
-        )))
+        None
     }
 
     /// The checksum that the configuration or k1ops itself knows.
-    fn expected(&self) -> Option<Checksum> {
+    pub(super) fn expected(&self) -> Option<Checksum> {
         let configured = self.server.jar_sha256.as_str();
         let known = || {
             KNOWN
@@ -113,7 +107,7 @@ impl Wanted<'_> {
     }
 
     /// Checks the JAR at `path` against the checksum it must have.
-    fn verify(&self, path: &Path, expected: Option<&Checksum>) -> Result<BootJar> {
+    pub(super) fn verify(&self, path: &Path, expected: Option<&Checksum>) -> Result<BootJar> {
         let version = &self.server.version;
         let sha256 = verified::digest(self.cache, path, Algorithm::Sha256)?;
         let Some(expected) = expected else {
@@ -159,7 +153,7 @@ fn noted_beside(path: &Path) -> Option<Checksum> {
 }
 
 /// The digest in a checksum file, which may name the file behind it.
-fn parse_checksum(algorithm: Algorithm, text: &str) -> Option<Checksum> {
+pub(super) fn parse_checksum(algorithm: Algorithm, text: &str) -> Option<Checksum> {
     let hex = text.split_whitespace().next()?.to_lowercase();
     let digits = match algorithm {
         Algorithm::Sha256 => 64,

@@ -11,6 +11,8 @@ pub struct Cause {
     pub hint: &'static str,
     /// The kind of error it makes.
     pub kind: ErrorKind,
+    /// Whether it lies in the code that was loaded.
+    pub in_code: bool,
 }
 
 struct Pattern {
@@ -27,6 +29,7 @@ const PATTERNS: &[Pattern] = &[
             what: "this Java is too old for the server",
             hint: "Install a newer Java, or name one in server.java.",
             kind: ErrorKind::Missing,
+            in_code: false,
         },
     },
     Pattern {
@@ -42,6 +45,7 @@ const PATTERNS: &[Pattern] = &[
             what: "the JVM does not accept its memory settings",
             hint: "Correct server.heap, for example \"1g\" or \"512m\".",
             kind: ErrorKind::Usage,
+            in_code: false,
         },
     },
     Pattern {
@@ -56,6 +60,7 @@ const PATTERNS: &[Pattern] = &[
             what: "the server's JAR cannot be read",
             hint: "Remove the JAR, so that it is fetched again, or correct server.jar.",
             kind: ErrorKind::BadData,
+            in_code: true,
         },
     },
     Pattern {
@@ -69,6 +74,7 @@ const PATTERNS: &[Pattern] = &[
             what: "the disk is full",
             hint: "Make room and start again; `k1ops status` says where the data is.",
             kind: ErrorKind::Missing,
+            in_code: false,
         },
     },
     Pattern {
@@ -82,6 +88,7 @@ const PATTERNS: &[Pattern] = &[
             what: "the port was taken while the server started",
             hint: "Set another ports.conductor, or stop what listens there.",
             kind: ErrorKind::Missing,
+            in_code: false,
         },
     },
     Pattern {
@@ -95,6 +102,7 @@ const PATTERNS: &[Pattern] = &[
             what: "the SQLite database is damaged",
             hint: "Restore a backup with `k1ops restore`.",
             kind: ErrorKind::BadData,
+            in_code: false,
         },
     },
     Pattern {
@@ -107,6 +115,7 @@ const PATTERNS: &[Pattern] = &[
             what: "the database was written by another version of Conductor, or its migration broke off",
             hint: "Set server.version to the version that wrote it, or restore a backup.",
             kind: ErrorKind::BadData,
+            in_code: false,
         },
     },
     Pattern {
@@ -115,6 +124,7 @@ const PATTERNS: &[Pattern] = &[
             what: "another process holds the SQLite database",
             hint: "Stop the process that has the database open and start again.",
             kind: ErrorKind::Missing,
+            in_code: false,
         },
     },
     Pattern {
@@ -128,6 +138,7 @@ const PATTERNS: &[Pattern] = &[
             what: "the SQLite database cannot be written",
             hint: "Check who owns the stack's data folder and that its disk is writable.",
             kind: ErrorKind::Missing,
+            in_code: false,
         },
     },
     Pattern {
@@ -141,6 +152,7 @@ const PATTERNS: &[Pattern] = &[
             what: "the database refused the login",
             hint: "Correct user or password in database.url or database.password_file.",
             kind: ErrorKind::Usage,
+            in_code: false,
         },
     },
     Pattern {
@@ -149,6 +161,7 @@ const PATTERNS: &[Pattern] = &[
             what: "the database user may not create or change Conductor's tables",
             hint: "Grant the user of database.url CREATE on its database and schema.",
             kind: ErrorKind::Missing,
+            in_code: false,
         },
     },
     Pattern {
@@ -161,6 +174,7 @@ const PATTERNS: &[Pattern] = &[
             what: "the database does not answer",
             hint: "Check that it runs and that host and port in database.url are right.",
             kind: ErrorKind::Missing,
+            in_code: false,
         },
     },
     Pattern {
@@ -174,6 +188,7 @@ const PATTERNS: &[Pattern] = &[
             what: "the server ran out of memory",
             hint: "Set a larger server.heap, or a smaller one if the host has no more memory.",
             kind: ErrorKind::Missing,
+            in_code: false,
         },
     },
 ];
@@ -218,7 +233,7 @@ mod tests {
                 "login",
             ),
             (
-                "Connection to 127.0.0.1:1 refused. Check that",
+                "Connection to 127.0.0.1:1 refused. Check that the hostname and port are correct",
                 "does not answer",
             ),
             ("java.lang.OutOfMemoryError: Java heap space", "memory"),

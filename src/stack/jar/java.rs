@@ -90,9 +90,9 @@ impl Places {
         let below = self.folders.iter().flat_map(|folder| subfolders(folder));
         let mut seen = BTreeSet::new();
         homes
-            .flat_map(binaries_of)
+            .flat_map(|home| binaries_of(&home))
             .chain(on_path)
-            .chain(below.flat_map(binaries_of))
+            .chain(below.flat_map(|home| binaries_of(&home)))
             .filter(|binary| binary.is_file())
             // One Java is often reached by several names.
             .filter(|binary| seen.insert(binary.canonicalize().unwrap_or_else(|_| binary.clone())))
@@ -147,9 +147,7 @@ pub async fn find(configured: &Path, places: &Places, minimum: u32) -> Result<Ja
 
 async fn the_configured(path: &Path, minimum: u32) -> Result<Java> {
     let binary = if path.is_dir() {
-        binaries_of(path.to_path_buf())
-            .into_iter()
-            .find(|b| b.is_file())
+        binaries_of(path).into_iter().find(|b| b.is_file())
     } else {
         Some(path.to_path_buf()).filter(|b| b.is_file())
     };
@@ -270,7 +268,7 @@ fn feature_of(version: &str) -> Option<u32> {
     digits.parse().ok()
 }
 
-fn binaries_of(home: PathBuf) -> Vec<PathBuf> {
+fn binaries_of(home: &Path) -> Vec<PathBuf> {
     vec![home.join("bin/java"), home.join("Contents/Home/bin/java")]
 }
 

@@ -1,6 +1,13 @@
 //! Maven on this host: its local repository, and the `mvn` command.
 
-use std::path::PathBuf;
+use crate::adapters::process::output_within;
+use crate::error::{Error, Result};
+use crate::event::Events;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long `mvn` may take for 458 MB on a slow line.
+const PATIENCE: Duration = Duration::from_secs(30 * 60);
 
 /// The artifact's folder and file in Maven's layout, below any repository.
 #[must_use]
@@ -24,6 +31,46 @@ pub fn local(version: &str) -> Vec<PathBuf> {
         .chain(home.map(|home| home.join(".m2/repository")))
         .map(|repository| repository.join(layout(version)))
         .collect()
+}
+
+/// `mvn`, if it is on `PATH`.
+#[must_use]
+pub fn command() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .map(|folder| folder.join("mvn"))
+        .find(|mvn| mvn.is_file())
+}
+
+/// Has `mvn` fetch the JAR into the local repository.
+pub async fn get(mvn: &Path, version: &str, events: &Events) -> Result<()> {
+    let step = format!("fetching Conductor {version} with mvn");
+    events.started(&step);
+    let artifact = format!("-Dartifact=org.conductoross:conductor-server:{version}:jar:boot");
+    let arguments = [
+        "-B",
+        "-q",
+        "dependency:get",
+        "-Dtransitive=false",
+        &artifact,
+    ];
+    match output_within(mvn, &arguments, PATIENCE).await? {
+        Some((true, _)) => {
+            events.finished(&step, "");
+            Ok(())
+        }
+        Some((false, said)) => {
+            let said = said
+                .lines()
+                .find(|line| line.contains("ERROR"))
+                .unwrap_or("no reason given");
+            Err(Error::missing(format!("mvn does not get the JAR: {said}")))
+        }
+        None => Err(Error::missing(format!(
+            "mvn has not got the JAR within {} minutes",
+            PATIENCE.as_secs() / 60
+        ))),
+    }
 }
 
 /// `-Dmaven.repo.local=FOLDER` among Maven's options.

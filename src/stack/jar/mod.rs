@@ -3,24 +3,30 @@
 pub mod boot_jar;
 pub mod cache;
 mod causes;
+mod fast_start;
+mod fetch;
 pub mod java;
 mod maven;
+mod prepare;
 mod server;
 mod verified;
 
+pub use prepare::{Request, prepare_requested};
 pub use server::Ending;
 pub(crate) use server::{ANSWER, end};
 
 use super::Stack;
-use super::start::{StartOptions, StartReport};
+use super::start::{Prepare, StartOptions, StartReport};
 use super::state::ServerState;
 use crate::error::Result;
 use crate::event::Events;
 use crate::interrupt::Interrupt;
 use boot_jar::{BootJar, Wanted};
 use cache::Cache;
+use fast_start::FastStart;
 use java::{Java, Places};
-use server::Launch;
+use prepare::Preparation;
+use server::{Failure, Launch};
 use std::time::Duration;
 
 /// Seconds to wait for honest health unless the configuration says otherwise.
@@ -31,6 +37,7 @@ const HEALTH_TIMEOUT: u64 = 60;
 pub struct Ready {
     java: Java,
     jar: BootJar,
+    cache: Cache,
 }
 
 /// Finds what this tier needs, and fetches the JAR if it must be fetched. An error of the kind
@@ -52,7 +59,7 @@ pub async fn prepare(stack: &Stack, events: &Events, interrupt: &Interrupt) -> R
         cache: &cache,
     };
     let jar = wanted.obtain(events, interrupt).await?;
-    Ok(Ready { java, jar })
+    Ok(Ready { java, jar, cache })
 }
 
 fn relative_to(stack: &Stack, path: &std::path::Path) -> std::path::PathBuf {
@@ -63,7 +70,8 @@ fn relative_to(stack: &Stack, path: &std::path::Path) -> std::path::PathBuf {
     }
 }
 
-/// Starts the server. The caller holds the server lock and knows that none runs.
+/// Starts the server: fast if that is prepared and intact, plainly otherwise. The caller holds the
+/// server lock and knows that none runs.
 pub async fn start(
     stack: &Stack,
     ready: &Ready,
@@ -72,36 +80,117 @@ pub async fn start(
     interrupt: &Interrupt,
 ) -> Result<StartReport> {
     server::check_port(stack.config.ports.conductor)?;
-    let launch = Launch::plain(&ready.jar);
     let begun = std::time::Instant::now();
-    let state = launch_and_wait(stack, ready, &launch, options, events, interrupt).await?;
+    let run = Run {
+        stack,
+        ready,
+        options,
+        events,
+        interrupt,
+    };
+    let place = ready.fast_start(stack);
+    let fast = place.as_ref().and_then(FastStart::launch);
+    let state = match (fast, place) {
+        (Some(launch), Some(place)) => run.fast_or_plain(&launch, &place).await?,
+        _ => run.plain().await.map_err(|failure| failure.error)?,
+    };
     Ok(StartReport::started(&state, options.wait, begun.elapsed()))
 }
 
-async fn launch_and_wait(
+impl Ready {
+    fn fast_start(&self, stack: &Stack) -> Option<FastStart> {
+        let server = &stack.config.server;
+        server
+            .fast_start
+            .then(|| FastStart::of(&self.cache, &self.jar, &self.java, &server.heap))
+    }
+}
+
+/// One start of one server.
+struct Run<'a> {
+    stack: &'a Stack,
+    ready: &'a Ready,
+    options: &'a StartOptions,
+    events: &'a Events,
+    interrupt: &'a Interrupt,
+}
+
+impl Run<'_> {
+    async fn plain(&self) -> std::result::Result<ServerState, Failure> {
+        self.with(&Launch::plain(&self.ready.jar)).await
+    }
+
+    /// A server that dies of what was to make it fast is started again without it.
+    async fn fast_or_plain(&self, launch: &Launch, place: &FastStart) -> Result<ServerState> {
+        let failure = match self.with(launch).await {
+            Ok(state) => return Ok(state),
+            Err(failure) if failure.blames_code => failure,
+            Err(failure) => return Err(failure.error),
+        };
+        self.events.warning(format!(
+            "the fast start failed ({}); starting plainly",
+            failure.error
+        ));
+        let state = self.plain().await.map_err(|failure| failure.error)?;
+        place.mark_bad(&failure.error.to_string())?;
+        Ok(state)
+    }
+
+    async fn with(&self, launch: &Launch) -> std::result::Result<ServerState, Failure> {
+        self.interrupt.check()?;
+        let Ready { java, jar, .. } = self.ready;
+        let mut starting = server::start(self.stack, jar, java, launch).await?;
+        if !self.options.wait {
+            return Ok(starting.state);
+        }
+        let timeout = health_timeout(self.stack, self.options);
+        let log = self.stack.server_log();
+        let waiting = async { Ok(starting.wait(timeout, &log, self.events).await) };
+        let waited = match self.interrupt.guard(waiting).await {
+            Ok(waited) => waited,
+            Err(interrupted) => Err(interrupted.into()),
+        };
+        match waited {
+            Ok(()) => Ok(starting.state),
+            Err(failure) => {
+                self.events.note("stopping what was started");
+                starting.undo(self.stack).await?;
+                Err(failure)
+            }
+        }
+    }
+}
+
+/// Prepares fast starts, as `options` say. That it cannot be done is a remark, never a failure of
+/// the start.
+pub async fn prepare_fast_starts(
     stack: &Stack,
     ready: &Ready,
-    launch: &Launch,
     options: &StartOptions,
     events: &Events,
     interrupt: &Interrupt,
-) -> Result<ServerState> {
-    interrupt.check()?;
-    let mut starting = server::start(stack, &ready.jar, &ready.java, launch).await?;
-    let log = stack.server_log();
-    let waited = if options.wait {
-        let timeout = health_timeout(stack, options);
-        interrupt.guard(starting.wait(timeout, &log, events)).await
-    } else {
-        Ok(())
+) -> Result<()> {
+    if !stack.config.server.fast_start {
+        return Ok(());
+    }
+    let preparation = Preparation {
+        cache: ready.cache.clone(),
+        jar: ready.jar.clone(),
+        java: ready.java.clone(),
+        heap: stack.config.server.heap.clone(),
+        log: stack.folder.join("logs").join("fast-start.log"),
     };
-    match waited {
-        Ok(()) => Ok(starting.state),
-        Err(error) => {
-            events.note("stopping what was started");
-            starting.undo(stack).await?;
-            Err(error)
+    match options.prepare {
+        Prepare::No => Ok(()),
+        Prepare::InBackground => {
+            match preparation.begin() {
+                Ok(None) => events.note("later starts are being prepared to be faster"),
+                Ok(Some(reason)) => tracing::info!("fast starts are not prepared: {reason}"),
+                Err(error) => tracing::warn!(%error, "fast starts are not prepared"),
+            }
+            Ok(())
         }
+        Prepare::Wait => preparation.build_after_others(events, interrupt).await,
     }
 }
 

@@ -27,6 +27,8 @@ const GIVE_UP: Duration = Duration::from_secs(5);
 const KEPT_LOGS: u32 = 4;
 /// Lines of the log that an error shows.
 const SHOWN_LINES: usize = 12;
+/// Lines of the log that the cause is looked for in.
+const CAUSE_LINES: usize = 400;
 
 /// The JVM's arguments in front of `-jar`, and the JAR.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +68,8 @@ pub struct Runtime<'a> {
     pub log: &'a Path,
     /// How far to lower its priority.
     pub nice: i32,
+    /// Whether it ends with k1ops.
+    pub tied: bool,
 }
 
 impl Runtime<'_> {
@@ -101,6 +105,7 @@ impl Runtime<'_> {
             folder: self.temporary.to_path_buf(),
             log: self.log.to_path_buf(),
             nice: self.nice,
+            tied: self.tied,
         })
     }
 }
@@ -147,6 +152,7 @@ pub async fn start(stack: &Stack, jar: &BootJar, java: &Java, launch: &Launch) -
         temporary: &temporary,
         log: &log,
         nice: 0,
+        tied: false,
     };
     let waiting = runtime
         .detached(&settings.properties, settings.password)?
@@ -260,7 +266,12 @@ fn own_properties(stack: &Stack) -> Result<properties::Properties> {
 
 impl Starting {
     /// Waits for honest health. Fails at once when the process dies, and after `timeout` anyway.
-    pub async fn wait(&mut self, timeout: Duration, log: &Path, events: &Events) -> Result<()> {
+    pub async fn wait(
+        &mut self,
+        timeout: Duration,
+        log: &Path,
+        events: &Events,
+    ) -> Result<(), Failure> {
         let client = Client::new(self.state.url())?;
         let step = "waiting for the server";
         let begun = Instant::now();
@@ -278,7 +289,7 @@ impl Starting {
                 return Err(died(&status, log));
             }
             if begun.elapsed() >= timeout {
-                return Err(not_healthy(timeout, &health, log));
+                return Err(not_healthy(timeout, &health, log).into());
             }
             events.progress(
                 step,
@@ -362,8 +373,30 @@ pub(crate) fn clear_folder(folder: &Path) -> Result<()> {
     }
 }
 
-fn died(status: &str, log: &Path) -> Error {
-    explain(format!("the server died while it started ({status})"), log)
+/// Why a server did not come up.
+#[derive(Debug)]
+pub struct Failure {
+    /// The error.
+    pub error: Error,
+    /// Whether it may be the fault of how the code was loaded.
+    pub blames_code: bool,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self {
+            error,
+            blames_code: false,
+        }
+    }
+}
+
+fn died(status: &str, log: &Path) -> Failure {
+    let text = log_file::last_lines(log, CAUSE_LINES).unwrap_or_default();
+    Failure {
+        error: explain(format!("the server died while it started ({status})"), log),
+        blames_code: causes::likely(&text).is_none_or(|cause| cause.in_code),
+    }
 }
 
 fn not_healthy(timeout: Duration, health: &Health, log: &Path) -> Error {
@@ -386,7 +419,7 @@ fn not_healthy(timeout: Duration, health: &Health, log: &Path) -> Error {
 
 /// An error with the likely cause and the last lines of the log.
 fn explain(what: String, log: &Path) -> Error {
-    let text = log_file::last_lines(log, 400).unwrap_or_default();
+    let text = log_file::last_lines(log, CAUSE_LINES).unwrap_or_default();
     let shown = log_file::last_lines(log, SHOWN_LINES).unwrap_or_default();
     let cause = causes::likely(&text);
     let (kind, message, hint) = match cause {

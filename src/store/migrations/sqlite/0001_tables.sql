@@ -1,6 +1,7 @@
 -- The four K1 tables, with PostgreSQL's columns in SQLite's types: UUIDs as lower-case text,
 -- timestamps as ISO 8601 UTC text with microseconds (so that text order is time order), JSON as
 -- text, booleans as 0 and 1. STRICT and the checks refuse everything else, from whichever program.
+-- An older SQLite takes json_valid(NULL) for false, hence the checks for NULL.
 
 CREATE TABLE IF NOT EXISTS k1_workflow_metadata (
     workflow_id TEXT NOT NULL PRIMARY KEY CHECK (length(workflow_id) = 36 AND workflow_id = lower(workflow_id)),
@@ -11,8 +12,8 @@ CREATE TABLE IF NOT EXISTS k1_workflow_metadata (
         CHECK (updated_at GLOB '[0-9][0-9][0-9][0-9]-[0-1][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9].[0-9][0-9][0-9][0-9][0-9][0-9]Z'),
     user_id TEXT,
     source TEXT DEFAULT 'MCP',
-    tags TEXT CHECK (json_valid(tags)),
-    custom_metadata TEXT CHECK (json_valid(custom_metadata))
+    tags TEXT CHECK (tags IS NULL OR json_valid(tags)),
+    custom_metadata TEXT CHECK (custom_metadata IS NULL OR json_valid(custom_metadata))
 ) STRICT;
 
 CREATE TABLE IF NOT EXISTS k1_execution_metrics (
@@ -24,7 +25,7 @@ CREATE TABLE IF NOT EXISTS k1_execution_metrics (
     metric_unit TEXT,
     recorded_at TEXT DEFAULT (strftime('%Y-%m-%dT%H:%M:%f000Z', 'now'))
         CHECK (recorded_at GLOB '[0-9][0-9][0-9][0-9]-[0-1][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9].[0-9][0-9][0-9][0-9][0-9][0-9]Z'),
-    tags TEXT CHECK (json_valid(tags))
+    tags TEXT CHECK (tags IS NULL OR json_valid(tags))
 ) STRICT;
 
 CREATE TABLE IF NOT EXISTS k1_quality_gates (
@@ -38,7 +39,7 @@ CREATE TABLE IF NOT EXISTS k1_quality_gates (
     critical INTEGER DEFAULT 0 CHECK (critical IN (0, 1)),
     checked_at TEXT DEFAULT (strftime('%Y-%m-%dT%H:%M:%f000Z', 'now'))
         CHECK (checked_at GLOB '[0-9][0-9][0-9][0-9]-[0-1][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9].[0-9][0-9][0-9][0-9][0-9][0-9]Z'),
-    details TEXT CHECK (json_valid(details))
+    details TEXT CHECK (details IS NULL OR json_valid(details))
 ) STRICT;
 
 CREATE TABLE IF NOT EXISTS k1_agent_executions (
@@ -55,5 +56,5 @@ CREATE TABLE IF NOT EXISTS k1_agent_executions (
     stdout_log TEXT,
     stderr_log TEXT,
     result_file_path TEXT,
-    metrics TEXT CHECK (json_valid(metrics))
+    metrics TEXT CHECK (metrics IS NULL OR json_valid(metrics))
 ) STRICT;

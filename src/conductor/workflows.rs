@@ -1,0 +1,193 @@
+//! Workflows that were started: one by its id, or all that are in a state.
+
+use super::{Client, Task};
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::collections::BTreeSet;
+
+/// The most ids that one search is asked for. Servers refuse more than 5000.
+const PAGE: u64 = 1000;
+
+/// Where a workflow stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum WorkflowStatus {
+    /// It has tasks to do.
+    Running,
+    /// It has tasks to do, but is held back.
+    Paused,
+    /// All its tasks are done.
+    Completed,
+    /// A task failed for good.
+    Failed,
+    /// It took too long.
+    TimedOut,
+    /// Somebody ended it.
+    Terminated,
+    /// A state that this version of k1ops does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+impl WorkflowStatus {
+    /// Nothing more will happen.
+    #[must_use]
+    pub fn is_final(self) -> bool {
+        matches!(
+            self,
+            Self::Completed | Self::Failed | Self::TimedOut | Self::Terminated
+        )
+    }
+
+    /// The name in searches.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Running => "RUNNING",
+            Self::Paused => "PAUSED",
+            Self::Completed => "COMPLETED",
+            Self::Failed => "FAILED",
+            Self::TimedOut => "TIMED_OUT",
+            Self::Terminated => "TERMINATED",
+            Self::Unknown => "UNKNOWN",
+        }
+    }
+}
+
+/// One workflow as the server shows it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Workflow {
+    /// Its id.
+    pub workflow_id: String,
+    /// Where it stands.
+    pub status: WorkflowStatus,
+    /// The caller's own id for it.
+    pub correlation_id: Option<String>,
+    /// What it was started with.
+    #[serde(default)]
+    pub input: Map<String, Value>,
+    /// What it answered.
+    #[serde(default)]
+    pub output: Map<String, Value>,
+    /// Its tasks so far, if they were asked for.
+    #[serde(default)]
+    pub tasks: Vec<Task>,
+}
+
+/// A page of a search.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Found {
+    total_hits: u64,
+    results: Vec<FoundWorkflow>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct FoundWorkflow {
+    workflow_id: String,
+}
+
+impl Client {
+    /// Starts a workflow and answers its id.
+    pub async fn start_workflow(
+        &self,
+        name: &str,
+        version: u32,
+        correlation_id: &str,
+        input: &Map<String, Value>,
+    ) -> Result<String> {
+        let version = version.to_string();
+        let query = [
+            ("version", version.as_str()),
+            ("correlationId", correlation_id),
+        ];
+        let path = Self::path(&["workflow", name], &query)?;
+        let id = self.post(&path, input).await?.trim().to_owned();
+        if id.is_empty() {
+            return Err(Error::failed(format!(
+                "Conductor at {} started {name} without an id",
+                self.base()
+            )));
+        }
+        Ok(id)
+    }
+
+    /// The workflow with this id, and its tasks.
+    pub async fn workflow(&self, id: &str) -> Result<Workflow> {
+        self.get(&Self::path(&["workflow", id], &[("includeTasks", "true")])?)
+            .await
+    }
+
+    /// How many workflows the search index has in `status`.
+    pub async fn count_workflows(&self, status: WorkflowStatus) -> Result<u64> {
+        Ok(self.find(status, 0, 1).await?.total_hits)
+    }
+
+    /// The ids of all workflows that the search index has in `status`.
+    pub async fn workflows_in(&self, status: WorkflowStatus) -> Result<BTreeSet<String>> {
+        let total = self.count_workflows(status).await?;
+        let mut ids = BTreeSet::new();
+        // The last page first: when workflows end meanwhile, those behind them move to lower
+        // positions, which are still to be read. In the other direction they would be missed.
+        for page in (0..total.div_ceil(PAGE)).rev() {
+            let found = self.find(status, page * PAGE, PAGE).await?;
+            ids.extend(found.results.into_iter().map(|w| w.workflow_id));
+        }
+        Ok(ids)
+    }
+
+    /// The ids of all workflows that run and are not paused.
+    ///
+    /// The search index is asked, and for each known definition also the list of pending workflows
+    /// that the server decides by: an index of its own (Elasticsearch) may be lost or behind.
+    pub async fn running_workflows(&self) -> Result<BTreeSet<String>> {
+        let mut ids = self.workflows_in(WorkflowStatus::Running).await?;
+        for name in self.workflow_names().await? {
+            let pending: Vec<String> = self
+                .get(&Self::path(&["workflow", "running", &name], &[])?)
+                .await?;
+            ids.extend(pending);
+        }
+        for paused in self.workflows_in(WorkflowStatus::Paused).await? {
+            ids.remove(&paused);
+        }
+        Ok(ids)
+    }
+
+    /// Holds a workflow back: no further task is scheduled.
+    pub async fn pause_workflow(&self, id: &str) -> Result<()> {
+        let path = Self::path(&["workflow", id, "pause"], &[])?;
+        self.put(&path, &Map::new()).await?;
+        Ok(())
+    }
+
+    /// Lets a paused workflow go on.
+    pub async fn resume_workflow(&self, id: &str) -> Result<()> {
+        let path = Self::path(&["workflow", id, "resume"], &[])?;
+        self.put(&path, &Map::new()).await?;
+        Ok(())
+    }
+
+    /// Ends a workflow for good.
+    pub async fn terminate_workflow(&self, id: &str, reason: &str) -> Result<()> {
+        self.delete(&Self::path(&["workflow", id], &[("reason", reason)])?)
+            .await?;
+        Ok(())
+    }
+
+    async fn find(&self, status: WorkflowStatus, start: u64, size: u64) -> Result<Found> {
+        let (start, size) = (start.to_string(), size.to_string());
+        let wanted = format!("status IN ({})", status.name());
+        let query = [
+            ("start", start.as_str()),
+            ("size", &size),
+            ("sort", "startTime:ASC"),
+            ("freeText", "*"),
+            ("query", &wanted),
+        ];
+        self.get(&Self::path(&["workflow", "search"], &query)?)
+            .await
+    }
+}
