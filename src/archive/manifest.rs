@@ -80,6 +80,8 @@ pub enum Source {
     Postgres(Box<PostgresSource>),
     /// An `SQLite` database, under `sqlite/NAME/`.
     Sqlite(SqliteSource),
+    /// A `PostgreSQL` cluster's files, taken while it ran, under `volumes/NAME/`.
+    Physical(PhysicalSource),
     /// The stack's configuration without secrets, under `config/`.
     Config(ConfigSource),
 }
@@ -190,6 +192,70 @@ pub struct SqliteTable {
     pub digest: RowDigest,
 }
 
+/// A physical backup of a whole `PostgreSQL` cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PhysicalSource {
+    /// The volume that the data directory is in.
+    pub volume: String,
+    /// The folder of its archives and of the server's `backup_manifest`: `volumes/VOLUME`.
+    pub folder: String,
+    /// The server's version, such as `15.18`.
+    pub server_version: String,
+    /// The server's major version; only the same one can start on these files.
+    pub server_major: u32,
+    /// The cluster's identifier, as `initdb` gave it.
+    pub system_identifier: String,
+    /// The timeline at the end.
+    pub timeline: u32,
+    /// Where the write-ahead log that is needed begins.
+    pub start_lsn: String,
+    /// Where it ends; from here on the files are consistent.
+    pub end_lsn: String,
+    /// Bytes in a segment of the write-ahead log.
+    pub wal_segment_size: u64,
+    /// The tar streams: `base`, and one for each tablespace.
+    pub archives: Vec<PhysicalArchive>,
+    /// Files that the server's manifest names.
+    pub files: u64,
+}
+
+/// A tar stream of a physical backup, in parts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PhysicalArchive {
+    /// `base`, or the tablespace's object identifier. Also the name of the folder of its parts.
+    pub name: String,
+    /// Of a tablespace: its folder on the server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub location: Option<String>,
+    /// How many parts there are.
+    pub parts: u32,
+    /// Bytes of the tar stream.
+    pub size: u64,
+}
+
+impl PhysicalSource {
+    /// The name of the archive with the data directory.
+    pub const BASE: &str = "base";
+
+    /// The folder of an archive's parts.
+    #[must_use]
+    pub fn parts_folder(&self, archive: &PhysicalArchive) -> String {
+        format!("{}/{}", self.folder, archive.name)
+    }
+
+    /// The member that holds the server's manifest.
+    #[must_use]
+    pub fn manifest_path(&self) -> String {
+        format!("{}/backup_manifest", self.folder)
+    }
+
+    /// Bytes of all tar streams.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.archives.iter().map(|a| a.size).sum()
+    }
+}
+
 /// The stack's configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfigSource {
@@ -277,6 +343,14 @@ impl Manifest {
         })
     }
 
+    /// The physical backups.
+    pub fn physical(&self) -> impl Iterator<Item = &PhysicalSource> {
+        self.sources.iter().filter_map(|source| match source {
+            Source::Physical(physical) => Some(physical),
+            _ => None,
+        })
+    }
+
     /// The members of a folder, in the order of the file.
     pub fn members_in<'a>(&'a self, folder: &'a str) -> impl Iterator<Item = &'a Member> {
         self.members.iter().filter(move |m| {
@@ -292,7 +366,7 @@ impl Manifest {
         let of = |source: &Source| match source {
             Source::Postgres(p) => p.tables.iter().map(|t| t.digest.rows).sum(),
             Source::Sqlite(s) => s.tables.iter().map(|t| t.digest.rows).sum(),
-            Source::Config(_) => 0,
+            Source::Physical(_) | Source::Config(_) => 0,
         };
         self.sources.iter().map(of).sum()
     }

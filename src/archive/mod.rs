@@ -3,8 +3,11 @@
 //! `docs/archive-format.md` specifies the format. This module knows bytes, members and checksums;
 //! it does not know where data comes from or goes to, nor where archives are kept.
 
+pub mod backup_manifest;
 mod codec;
 mod manifest;
+mod parts;
+mod pgdata;
 mod reader;
 mod rows;
 mod tape;
@@ -14,8 +17,11 @@ mod writer;
 pub use codec::{Codec, CodecSettings};
 pub use manifest::{
     ColumnList, ConfigSource, FORMAT, Header, LargeObjects, LeftOut, Manifest, Member,
-    PostgresSource, PostgresTable, Role, Source, SqliteSource, SqliteTable,
+    PhysicalArchive, PhysicalSource, PostgresSource, PostgresTable, Role, Source, SqliteSource,
+    SqliteTable,
 };
+pub use parts::{PartsReader, part_path};
+pub use pgdata::{Entry, PgDataCheck, walk};
 pub use reader::{Archive, MemberReader, SMALL_MEMBER};
 pub use rows::RowDigest;
 pub use verify::{Depth, Verified, verify};

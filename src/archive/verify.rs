@@ -2,12 +2,12 @@
 
 use super::manifest::{Member, Source};
 use super::tape::{self, BLOCK};
-use super::{Archive, RowDigest};
+use super::{Archive, RowDigest, pgdata};
 use crate::error::{Context, Result};
 use crate::event::{Events, Unit};
 use crate::interrupt::Interrupt;
 use serde::Serialize;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Read;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -68,6 +68,13 @@ pub async fn verify(
     );
     let work = std::sync::Arc::new(work);
     let mut threads = tokio::task::JoinSet::new();
+    check_sums(archive)?;
+    if depth == Depth::Full {
+        for source in archive.manifest().physical() {
+            let (archive, source, interrupt) = (archive.clone(), source.clone(), interrupt.clone());
+            threads.spawn_blocking(move || pgdata::check(&archive, &source, jobs, &interrupt));
+        }
+    }
     for _ in 0..jobs.max(1) {
         let work = work.clone();
         threads.spawn_blocking(move || work.run());
@@ -77,7 +84,6 @@ pub async fn verify(
     }
     let manifest = archive.manifest();
     work.check_end()?;
-    check_sums(archive)?;
     let verified = Verified {
         depth,
         members: manifest.members.len() as u64,
@@ -100,6 +106,8 @@ struct Work {
     events: Events,
     interrupt: Interrupt,
     step: String,
+    /// Folders with the parts of streams.
+    streams: HashSet<String>,
     next: AtomicUsize,
     done: AtomicU64,
 }
@@ -113,12 +121,17 @@ impl Work {
         step: String,
     ) -> Self {
         let (next, done) = (AtomicUsize::new(0), AtomicU64::new(0));
+        let physical = archive.manifest().physical();
+        let streams = physical
+            .flat_map(|source| source.archives.iter().map(|of| source.parts_folder(of)))
+            .collect();
         Self {
             archive,
             depth,
             events,
             interrupt,
             step,
+            streams,
             next,
             done,
         }
@@ -133,13 +146,19 @@ impl Work {
                 return Ok(());
             };
             self.check_frame(member)?;
-            if self.depth == Depth::Full {
+            if self.depth == Depth::Full && !self.is_read_in_order(member) {
                 self.check_content(member, &mut buffer)?;
             }
             let done = self.done.fetch_add(member.size, Ordering::Relaxed) + member.size;
             self.events
                 .progress(&self.step, done, Some(self.archive.size()), Unit::Bytes);
         }
+    }
+
+    /// Parts of a stream are read, and checked, when the stream is.
+    fn is_read_in_order(&self, member: &Member) -> bool {
+        let folder = member.path.rsplit_once('/').map(|(folder, _)| folder);
+        folder.is_some_and(|folder| self.streams.contains(folder))
     }
 
     /// The header must be to the byte what the writer wrote, and the padding zero.
@@ -263,6 +282,7 @@ fn check_sums(archive: &Archive) -> Result<()> {
                     );
                 }
             }
+            Source::Physical(physical) => pgdata::check_structure(archive, physical)?,
             Source::Config(config) => {
                 archive.member(&config.path)?;
             }

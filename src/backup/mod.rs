@@ -3,6 +3,7 @@
 //! Knows how each kind of source is read; does not know how anything is restored.
 
 mod config_file;
+pub mod physical;
 mod plan;
 pub mod postgres;
 mod restore_txt;

@@ -245,7 +245,7 @@ fn summary(source: &Source) -> BackedUp {
     let (tables, rows) = match source {
         Source::Postgres(p) => (p.tables.len(), p.tables.iter().map(|t| t.digest.rows).sum()),
         Source::Sqlite(s) => (s.tables.len(), s.tables.iter().map(|t| t.digest.rows).sum()),
-        Source::Config(_) => (0, 0),
+        Source::Physical(_) | Source::Config(_) => (0, 0),
     };
     BackedUp {
         what: describe(source),

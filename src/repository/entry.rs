@@ -111,6 +111,7 @@ pub fn describe(source: &Source) -> String {
     match source {
         Source::Postgres(postgres) => format!("postgres {}", postgres.database),
         Source::Sqlite(sqlite) => format!("sqlite {}", sqlite.name),
+        Source::Physical(physical) => format!("volume {}", physical.volume),
         Source::Config(_) => "config".to_owned(),
     }
 }

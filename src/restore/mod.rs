@@ -8,6 +8,7 @@
 mod claim;
 pub mod crash;
 pub mod journal;
+pub mod physical;
 mod plan;
 pub mod postgres;
 mod recover;

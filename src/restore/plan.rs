@@ -294,6 +294,11 @@ async fn planned(stack: &Stack, archive: &Archive, source: &Source) -> Result<Pl
                 source: sqlite.clone(),
             })
         }
+        Source::Physical(_) => Err(Error::refused(format!(
+            "{what} of archive {} cannot be restored into a running stack yet",
+            archive.path().display()
+        ))
+        .hint("Restore only the rest with --only.")),
         Source::Config(_) => Err(archive.bad("holds a configuration that cannot be restored")),
     }
 }

@@ -1,8 +1,10 @@
-//! `PostgreSQL` by URL: addresses, connections, TLS, and the server's own `pg_dump`.
+//! `PostgreSQL` by URL: addresses, connections, TLS, the replication protocol, and the server's own
+//! `pg_dump`.
 
 mod address;
 pub mod admin;
 pub mod dump;
+pub mod replication;
 mod tls;
 
 pub use address::Address;

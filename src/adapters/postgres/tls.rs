@@ -31,6 +31,10 @@ impl TlsMode {
 }
 
 pub(super) fn connector(mode: &TlsMode) -> Result<MakeRustlsConnect> {
+    Ok(MakeRustlsConnect::new(client(mode)?))
+}
+
+pub(super) fn client(mode: &TlsMode) -> Result<rustls::ClientConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
@@ -40,11 +44,10 @@ pub(super) fn connector(mode: &TlsMode) -> Result<MakeRustlsConnect> {
         TlsMode::VerifyCa(root) => Arc::new(AnyName(authority(root.as_deref(), provider)?)),
         TlsMode::VerifyFull(root) => authority(root.as_deref(), provider)?,
     };
-    let config = builder
+    Ok(builder
         .dangerous()
         .with_custom_certificate_verifier(verifier)
-        .with_no_client_auth();
-    Ok(MakeRustlsConnect::new(config))
+        .with_no_client_auth())
 }
 
 fn authority(
