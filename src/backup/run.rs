@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::event::Events;
 use crate::interrupt::Interrupt;
 use crate::repository::{Purpose, Repository, describe};
-use crate::stack::Stack;
+use crate::stack::{Remembered, ServerState, Stack};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -169,13 +169,21 @@ async fn write(
     let manifest = Manifest {
         header,
         finished_at: chrono::Utc::now(),
-        tier: None,
+        tier: running_tier(stack)?,
         conductor_version: stack.config.server.version.clone(),
         sources,
         left_out,
         members: Vec::new(),
     };
     writer.finish(manifest).await
+}
+
+/// The tier that the stack runs on at this moment.
+fn running_tier(stack: &Stack) -> Result<Option<String>> {
+    Ok(match ServerState::read(stack)? {
+        Remembered::Running(state) => Some(state.tier.name().to_owned()),
+        Remembered::Nothing | Remembered::Stale(_) => None,
+    })
 }
 
 async fn write_sources(

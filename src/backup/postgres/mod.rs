@@ -229,15 +229,3 @@ fn load_list(tables: &[PostgresTable], writer: &Writer) -> String {
 fn part_path(folder: &str, part: u32) -> String {
     format!("{folder}/{part:06}.copy")
 }
-
-/// How many connections are worth while: the configured number, or one for each CPU and one more,
-/// since a connection waits while the server works for it.
-#[must_use]
-pub fn jobs(configured: usize) -> usize {
-    if configured > 0 {
-        return configured;
-    }
-    std::thread::available_parallelism()
-        .map_or(2, |n| n.get() + 1)
-        .min(16)
-}
