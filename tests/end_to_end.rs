@@ -168,8 +168,9 @@ impl TestStack {
         let killed = Command::new("kill").args(["-9", &pid.to_string()]).status();
         assert!(killed.expect("kill runs").success());
         let deadline = Instant::now() + Duration::from_secs(30);
-        // A zombie has no memory map any more.
-        while std::fs::read_link(format!("/proc/{pid}/exe")).is_ok() {
+        // As long as one of its threads has not ended, it holds its port. A zombie counts as one.
+        let threads = || std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+        while threads() > 1 || std::fs::read_link(format!("/proc/{pid}/exe")).is_ok() {
             assert!(Instant::now() < deadline, "server {pid} does not end");
             std::thread::sleep(Duration::from_millis(20));
         }

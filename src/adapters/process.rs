@@ -35,7 +35,10 @@ impl Identity {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         // The name is in parentheses and may hold anything, so fields are counted behind it.
         let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-        if matches!(*fields.first()?, "Z" | "X") {
+        // The first thread of a killed process ends before the others have; until the last one has,
+        // ports, files and locks are still held.
+        let threads: u32 = fields.get(17)?.parse().ok()?;
+        if matches!(*fields.first()?, "Z" | "X") && threads <= 1 {
             return None;
         }
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
