@@ -399,6 +399,9 @@ async fn tablespaces_go_where_the_user_says() {
     assert_eq!(copy.sql(digest), before);
 }
 
+/// A forgery of a tar.
+type Change = fn(&mut Vec<u8>);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn damage_is_found_and_a_failed_restore_leaves_nothing() {
     let live = Cluster::create("", "");
@@ -429,7 +432,6 @@ async fn damage_is_found_and_a_failed_restore_leaves_nothing() {
     assert!(!data.exists());
 
     // Archives whose every checksum of ours is right, but which are not what the server sent.
-    type Change = fn(&mut Vec<u8>);
     let changes: [(&str, Change); 3] = [
         ("another checksum", |tar| {
             let at = find(tar, "base/1/1259");
