@@ -183,7 +183,7 @@ fn truncated() -> Error {
 fn read_header(file: &File, size: u64) -> Result<Header> {
     let foreign = || {
         Error::bad_data("the file was not written by k1ops backup").hint(
-            "k1ops restores its own archives (.tar), and dumps whose name ends with .sql, .sql.gz, .dump or .tar.gz.",
+            "k1ops restores what `k1ops backup` wrote; `k1ops list` shows which archives there are.",
         )
     };
     let entry = tape::entry_at(file, 0)?
