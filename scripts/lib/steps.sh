@@ -11,6 +11,7 @@ exec </dev/null
 # HOME is missing under cron and in some CI runners; everything below keeps its caches under it.
 export HOME="${HOME:-$(getent passwd "$(id -u)" | cut -d: -f6)}"
 
+# shellcheck disable=SC2034 # for the scripts that source this file
 K1OPS_ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 K1OPS_CACHE="${XDG_CACHE_HOME:-$HOME/.cache}/k1ops"
 K1OPS_TOOLS="$K1OPS_CACHE/tools"
