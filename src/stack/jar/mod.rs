@@ -2,7 +2,7 @@
 
 pub mod boot_jar;
 pub mod cache;
-pub(super) mod causes;
+mod causes;
 mod fast_start;
 mod fetch;
 pub mod java;
