@@ -162,18 +162,11 @@ impl TestStack {
         state["process"]["pid"].as_u64()
     }
 
-    /// `kill -9`, and waits until the process is gone.
+    /// `kill -9`, and on at once: that the process takes a moment to end is for k1ops to know.
     fn kill_server(&self) {
         let pid = self.server().expect("a server that was started");
         let killed = Command::new("kill").args(["-9", &pid.to_string()]).status();
         assert!(killed.expect("kill runs").success());
-        let deadline = Instant::now() + Duration::from_secs(30);
-        // As long as one of its threads has not ended, it holds its port. A zombie counts as one.
-        let threads = || std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
-        while threads() > 1 || std::fs::read_link(format!("/proc/{pid}/exe")).is_ok() {
-            assert!(Instant::now() < deadline, "server {pid} does not end");
-            std::thread::sleep(Duration::from_millis(20));
-        }
     }
 }
 

@@ -16,6 +16,10 @@ pub use rustix::process::Signal;
 /// How often a process that is to end is looked at.
 const POLL: Duration = Duration::from_millis(50);
 
+/// How long a process that was killed is given to end. The kernel frees gigabytes in less, unless a
+/// disk does not answer.
+const ENDING: Duration = Duration::from_secs(10);
+
 /// One process for all time: a PID alone may be reused, within one boot or after the next.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
@@ -53,6 +57,37 @@ impl Identity {
     #[must_use]
     pub fn is_alive(&self) -> bool {
         Self::of(self.pid).as_ref() == Some(self)
+    }
+
+    /// Whether this very process runs and is not about to end. One that was killed holds its ports,
+    /// files and locks for a moment longer: that moment is waited for.
+    #[must_use]
+    pub fn is_alive_and_stays(&self) -> bool {
+        let deadline = std::time::Instant::now() + ENDING;
+        while self.is_alive() {
+            if !self.is_ending() || std::time::Instant::now() >= deadline {
+                return true;
+            }
+            std::thread::sleep(POLL);
+        }
+        false
+    }
+
+    /// Whether a thread of the process has been killed already, or is to be as soon as it is its
+    /// turn. Nothing brings a process back from there.
+    fn is_ending(&self) -> bool {
+        let Ok(status) = std::fs::read_to_string(format!("/proc/{}/status", self.pid)) else {
+            return true;
+        };
+        let value = |name| status.lines().find_map(|line| line.strip_prefix(name));
+        let killed = |name| {
+            value(name)
+                .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+                .is_some_and(|mask| mask & (1 << (Signal::KILL.as_raw() - 1)) != 0)
+        };
+        value("State:").is_some_and(|state| state.trim().starts_with(['Z', 'X']))
+            || killed("SigPnd:")
+            || killed("ShdPnd:")
     }
 
     /// Sends `signal` to this very process; `false` if it has ended. A process that reuses the PID
@@ -300,6 +335,17 @@ mod tests {
         assert!(!identity.signal(Signal::TERM).unwrap());
         child.wait().unwrap();
         assert!(Identity::of(identity.pid).is_none());
+    }
+
+    #[test]
+    fn a_killed_process_is_not_taken_for_one_that_stays() {
+        for _ in 0..20 {
+            let (mut child, identity) = sleeper();
+            assert!(identity.is_alive_and_stays());
+            child.kill().unwrap();
+            assert!(!identity.is_alive_and_stays());
+            child.wait().unwrap();
+        }
     }
 
     #[test]

@@ -129,7 +129,7 @@ impl ServerState {
                 .because(e)
                 .hint("Stop any server of this stack by hand, remove the file and start again.")
         })?;
-        Ok(if state.process.is_alive() {
+        Ok(if state.process.is_alive_and_stays() {
             Remembered::Running(state)
         } else {
             Remembered::Stale(state)
