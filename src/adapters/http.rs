@@ -1,6 +1,7 @@
 //! HTTP clients: one for servers on this host, one for the world outside.
 
 use crate::error::{Context, Result};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,16 @@ use std::time::Duration;
 pub fn local_client(timeout: Duration) -> Result<reqwest::Client> {
     build(
         reqwest::Client::builder().no_proxy().timeout(timeout),
+        rustls::RootCertStore::empty(),
+    )
+}
+
+/// The same for a server that listens on a Unix socket.
+pub fn socket_client(socket: &Path, timeout: Duration) -> Result<reqwest::Client> {
+    build(
+        reqwest::Client::builder()
+            .unix_socket(socket)
+            .timeout(timeout),
         rustls::RootCertStore::empty(),
     )
 }

@@ -1,6 +1,8 @@
 //! The only place that touches the outside: files, processes, databases, the network. Nothing here
 //! knows what a stack, an archive or a command is.
 
+pub mod compose;
+pub mod docker;
 pub mod download;
 pub mod fs;
 pub mod http;

@@ -4,6 +4,7 @@
 mod backup;
 mod completions;
 mod demo;
+mod init;
 mod internal;
 mod list;
 mod logs;
@@ -52,6 +53,7 @@ impl Context {
 #[derive(Debug, clap::Subcommand)]
 #[allow(missing_docs, reason = "the doc of a command's Args is its help text")]
 pub enum Command {
+    Init(init::InitArgs),
     Start(start::StartArgs),
     Stop(stop::StopArgs),
     Status(status::StatusArgs),
@@ -85,6 +87,7 @@ impl Command {
 /// Runs a command.
 pub async fn run(command: Command, context: Context) -> Result<ExitCode> {
     match command {
+        Command::Init(args) => init::run(&args, &context),
         Command::Start(args) => start::run(&args, &context).await,
         Command::Stop(_) => stop::run(&context).await,
         Command::Status(args) => status::run(&args, &context).await,

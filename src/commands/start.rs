@@ -5,7 +5,7 @@ use crate::config::TierChoice;
 use crate::error::Result;
 use crate::exit_code::ExitCode;
 use crate::restore;
-use crate::stack::{Outcome, Prepare, StartOptions, StartReport, start};
+use crate::stack::{Outcome, Prepare, StartOptions, StartReport, StartedServer, start};
 use crate::store::Store;
 use crate::ui::{Tone, Ui};
 use std::time::Duration;
@@ -16,6 +16,10 @@ use std::time::Duration;
 /// passed over. A stack that runs already is left as it is. With tier 3 there is nothing to start:
 /// it prints how to run agents directly, and exits 1.
 #[derive(Debug, clap::Args)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of the command line"
+)]
 pub struct StartArgs {
     /// Start this tier and no other
     #[arg(long, value_name = "TIER")]
@@ -30,11 +34,18 @@ pub struct StartArgs {
     /// Also wait until later starts are prepared to be fast
     #[arg(long)]
     prepare: bool,
+    /// Fetch the images of tier 1 anew
+    #[arg(long)]
+    pull: bool,
+    /// Run Elasticsearch as well (tier 1)
+    #[arg(long)]
+    with_elasticsearch: bool,
 }
 
 /// Starts the stack.
 pub(super) async fn run(args: &StartArgs, context: &Context) -> Result<ExitCode> {
-    let stack = context.stack()?;
+    let mut stack = context.stack()?;
+    stack.config.docker.elasticsearch |= args.with_elasticsearch;
     let options = StartOptions {
         wait: args.wait,
         health_timeout: args.health_timeout.map(Duration::from_secs),
@@ -43,11 +54,14 @@ pub(super) async fn run(args: &StartArgs, context: &Context) -> Result<ExitCode>
         } else {
             Prepare::InBackground
         },
+        pull: args.pull,
     };
     let (events, interrupt) = (context.events(), &context.interrupt);
     // A server must never see a database that is half replaced.
     restore::recover(&stack, &events).await?;
     let report = start(&stack, &options, &events, interrupt).await?;
+    // Where the data is follows from the tier that runs now.
+    let stack = context.stack()?;
     // The K1 tables are there from the first start on, whichever tier runs.
     Store::of(&stack, &events).await?;
     if let (Some(server), true) = (&report.server, report.health.is_some() && report.is_well()) {
@@ -79,14 +93,10 @@ fn show(report: &StartReport, ui: &Ui, text: &mut String) {
         Outcome::Started | Outcome::Direct => "runs",
     };
     text.push_str(&format!(
-        "Conductor {} {what} at {} (tier {} {}, PID {}, Java {}, {}).\n",
+        "Conductor {} {what} at {} ({}).\n",
         server.conductor_version,
         ui.paint(Tone::Strong, &server.url),
-        report.tier.number(),
-        report.tier.name(),
-        server.pid,
-        server.java_version,
-        server.mode.describe(),
+        details(report, server),
     ));
     match &report.health {
         None => text.push_str("Its health was not waited for; `k1ops status` tells.\n"),
@@ -98,4 +108,28 @@ fn show(report: &StartReport, ui: &Ui, text: &mut String) {
             None => text.push_str(&format!("Its data is in {}.\n", server.store.place())),
         },
     }
+}
+
+fn details(report: &StartReport, server: &StartedServer) -> String {
+    let mut details = vec![format!(
+        "tier {} {}",
+        report.tier.number(),
+        report.tier.name()
+    )];
+    if let Some(pid) = server.pid {
+        details.push(format!("PID {pid}"));
+    }
+    if let Some(java) = &server.java_version {
+        details.push(format!("Java {java}"));
+    }
+    if let Some(mode) = server.mode {
+        details.push(mode.describe().to_owned());
+    }
+    if !server.containers.is_empty() {
+        details.push(format!("containers {}", server.containers.join(", ")));
+    }
+    if let Some(seconds) = report.seconds {
+        details.push(format!("healthy after {seconds:.1} s"));
+    }
+    details.join(", ")
 }

@@ -1,12 +1,14 @@
 //! `k1ops status`.
 
 use super::Context;
+use crate::adapters::docker::Container;
 use crate::error::Result;
 use crate::exit_code::ExitCode;
 use crate::repository::{Entry, Repository};
 use crate::restore;
-use crate::stack::{LastBackup, RunningServer, ServerStatus, Stack, Status, status};
-use crate::ui::{self, Tone, Ui};
+use crate::stack::docker::DockerStatus;
+use crate::stack::{LastBackup, RunningServer, ServerStatus, Stack, Status, StoreStatus, status};
+use crate::ui::{self, Table, Tone, Ui};
 use std::time::Duration;
 
 /// How often `--watch` looks.
@@ -71,7 +73,9 @@ fn show(status: &Status, ui: &Ui, text: &mut String) {
         ));
     };
     line("stack", &status.stack);
+    let in_docker = status.docker.as_ref().filter(|docker| docker.is_running());
     match &status.server {
+        ServerStatus::Stopped if in_docker.is_some() => {}
         ServerStatus::Stopped => line("server", "not running"),
         ServerStatus::Stale { pid, started_at } => line(
             "server",
@@ -85,11 +89,17 @@ fn show(status: &Status, ui: &Ui, text: &mut String) {
         ),
         ServerStatus::Running(server) => running(server, ui, &mut line),
     }
-    let size = status
-        .store
-        .size_bytes
-        .map_or_else(|| "not there yet".to_owned(), ui::bytes);
-    line("store", &format!("{} ({size})", status.store.store.place()));
+    if let Some(docker) = in_docker {
+        in_containers(docker, ui, &mut line);
+    }
+    if let Some(problem) = &status.docker_problem {
+        line("docker", &ui.paint(Tone::Bad, problem));
+    }
+    line("store", &store(&status.store));
+    if let Some(other) = &status.other_store {
+        let other = format!("{}, which is not what runs now", store(other));
+        line("also", &ui.paint(Tone::Warn, &other));
+    }
     if let Some(backup) = &status.last_backup {
         let taken = ui::time(backup.taken_at);
         line("backup", &format!("{taken} ({})", backup.path.display()));
@@ -102,8 +112,110 @@ fn show(status: &Status, ui: &Ui, text: &mut String) {
     if let Some(restore) = &status.unfinished_restore {
         line("restore", &ui.paint(Tone::Bad, restore));
     }
-    line("log", &status.log.display().to_string());
+    if in_docker.is_none() {
+        line("log", &status.log.display().to_string());
+    }
     line("k1ops", status.k1ops_version);
+    if let Some(docker) = &status.docker {
+        text.push('\n');
+        text.push_str(&services(docker, ui).render());
+        text.push('\n');
+        text.push_str(&volumes(docker).render());
+    }
+}
+
+fn store(store: &StoreStatus) -> String {
+    let size = store
+        .size_bytes
+        .map_or_else(|| "not there yet".to_owned(), ui::bytes);
+    format!("{} ({size})", store.store.place())
+}
+
+fn in_containers(docker: &DockerStatus, ui: &Ui, line: &mut impl FnMut(&str, &str)) {
+    let health = match &docker.health {
+        Some(health) => match health.reason() {
+            None if docker.is_healthy() => ui.paint(Tone::Good, "healthy"),
+            None => ui.paint(Tone::Warn, "it answers, but a container is not well"),
+            Some(reason) => format!("{} {reason}", ui.paint(Tone::Bad, "not healthy:")),
+        },
+        None => ui.paint(Tone::Bad, "Conductor's container does not run"),
+    };
+    line("server", &health);
+    line("tier", "1 (docker)");
+    if let Some(url) = &docker.url {
+        line("address", url);
+    }
+    line("engine", &docker.engine);
+    line("project", &docker.project);
+}
+
+fn services(docker: &DockerStatus, ui: &Ui) -> Table {
+    let headings = [
+        "container",
+        "state",
+        "health",
+        "uptime",
+        "memory",
+        "cpu",
+        "ports",
+        "image",
+    ];
+    let mut table = Table::new(&headings).numbers(&[4, 5]);
+    for service in &docker.services {
+        let container = &service.container;
+        let tone = if container.is_healthy() {
+            Tone::Good
+        } else {
+            Tone::Bad
+        };
+        let uptime = service
+            .uptime_seconds
+            .map(|s| ui::duration(Duration::from_secs(u64::try_from(s).unwrap_or(0))));
+        table.row([
+            container.name.clone(),
+            state(container),
+            ui.paint(tone, health(container)),
+            uptime.unwrap_or_else(|| "-".to_owned()),
+            service
+                .usage
+                .map_or_else(|| "-".to_owned(), |usage| ui::bytes(usage.memory)),
+            service.usage.map_or_else(
+                || "-".to_owned(),
+                |usage| format!("{:.1}%", usage.cpu_percent),
+            ),
+            container.ports.join(" "),
+            container.image.clone(),
+        ]);
+    }
+    table
+}
+
+/// The engine goes on telling the last health of a container that has ended.
+fn health(container: &Container) -> &str {
+    match &container.health {
+        Some(health) if container.is_running() => health,
+        _ => "-",
+    }
+}
+
+fn state(container: &Container) -> String {
+    let mut state = container.state.clone();
+    if let Some(code) = container.exit_code {
+        state.push_str(&format!(" ({code})"));
+    }
+    if container.restarts > 0 {
+        state.push_str(&format!(", {} restarts", container.restarts));
+    }
+    state
+}
+
+fn volumes(docker: &DockerStatus) -> Table {
+    let mut table = Table::new(&["volume", "size"]).numbers(&[1]);
+    for volume in &docker.volumes {
+        let size = volume.size_bytes.map_or_else(|| "-".to_owned(), ui::bytes);
+        table.row([volume.name.clone(), size]);
+    }
+    table
 }
 
 fn running(server: &RunningServer, ui: &Ui, line: &mut impl FnMut(&str, &str)) {

@@ -117,6 +117,8 @@ pub struct Docker {
     pub java_image: String,
     /// Run Elasticsearch as well.
     pub elasticsearch: bool,
+    /// The Compose command, such as `docker-compose`; empty: `docker compose`, else that one.
+    pub compose: String,
 }
 
 /// Where archives are kept.
@@ -202,6 +204,7 @@ impl Default for Docker {
             elasticsearch_image: "docker.elastic.co/elasticsearch/elasticsearch:7.17.15".to_owned(),
             java_image: "eclipse-temurin:21-jre".to_owned(),
             elasticsearch: false,
+            compose: String::new(),
         }
     }
 }

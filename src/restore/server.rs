@@ -11,7 +11,7 @@ use crate::conductor::{Client, Requeued, requeue};
 use crate::error::{Error, Result};
 use crate::event::Events;
 use crate::interrupt::Interrupt;
-use crate::stack::{Remembered, ServerState, Stack, StartOptions, start, stop_locked};
+use crate::stack::{Stack, StartOptions, server_runs, start, stop_server_locked};
 use serde::Serialize;
 use std::time::{Duration, Instant};
 
@@ -35,11 +35,11 @@ pub struct StartedAgain {
 /// Stops the stack's server if it runs, and keeps anybody from starting it while the answer is held.
 pub(super) async fn stop(stack: &Stack, journal: &mut Journal, events: &Events) -> Result<Lock> {
     let lock = Lock::exclusive(&stack.lock_file("server"), "k1ops restore")?;
-    if let Remembered::Running(_) = ServerState::read(stack)? {
+    if server_runs(stack).await? {
         journal.server_stopped = true;
         journal.write(stack)?;
         crash::point("stop-noted");
-        stop_locked(stack, events).await?;
+        stop_server_locked(stack, events).await?;
         crash::point("stopped");
     }
     Ok(lock)

@@ -4,6 +4,7 @@
 //! look after what runs. Backing up and restoring is not known here.
 
 mod direct;
+pub mod docker;
 pub mod jar;
 mod start;
 pub mod state;
@@ -14,7 +15,7 @@ pub mod tier;
 pub use start::{Outcome, Prepare, StartOptions, StartReport, StartedServer, start};
 pub use state::{Remembered, ServerState};
 pub use status::{LastBackup, RunningServer, ServerStatus, Status, StoreStatus, status};
-pub use stop::{StopReport, stop, stop_locked};
+pub use stop::{StopReport, server_runs, stop, stop_locked, stop_server_locked};
 
 use crate::config::{Config, Loaded};
 use crate::error::Result;
@@ -69,7 +70,8 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// The stack that a configuration describes. Creates nothing.
+    /// The stack that a configuration describes, with the `PostgreSQL` of tier 1 as its database if
+    /// it ran on that tier last. Creates nothing.
     pub fn open(loaded: &Loaded) -> Result<Self> {
         let name = loaded.config.stack.clone();
         let root = loaded.base.join(".conductor");
@@ -78,12 +80,16 @@ impl Stack {
         } else {
             root.join("stacks").join(&name)
         };
-        Ok(Self {
+        let mut stack = Self {
             name,
             config: loaded.config.clone(),
             base: loaded.base.clone(),
             folder,
-        })
+        };
+        if !stack.uses_database_url() && stack.last_tier()? == Some(Tier::Docker) {
+            stack.config.database = docker::Deployment::of(&stack)?.database_config();
+        }
+        Ok(stack)
     }
 
     /// Conductor's own `SQLite` database (tier 2).

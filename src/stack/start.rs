@@ -1,12 +1,12 @@
 //! Starts a stack on the best tier that the host has, unless it runs already.
 
 use super::state::{Remembered, ServerState, StartMode, Store};
-use super::tier::{Chosen, PassedOver, choose};
-use super::{Stack, Tier, direct, jar};
+use super::tier::PassedOver;
+use super::{Stack, Tier, direct, docker, jar};
 use crate::adapters::fs::Lock;
 use crate::conductor::Client;
 use crate::conductor::health::{self, Health};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::Events;
 use crate::interrupt::Interrupt;
 use serde::Serialize;
@@ -19,7 +19,9 @@ pub struct StartOptions {
     pub wait: bool,
     /// How long to wait for it, if not as configured.
     pub health_timeout: Option<Duration>,
-    /// Whether later starts are prepared to be fast.
+    /// Fetch the images anew (tier 1).
+    pub pull: bool,
+    /// Whether later starts are prepared to be fast (tier 2; tier 1 always is).
     pub prepare: Prepare,
 }
 
@@ -40,6 +42,7 @@ impl Default for StartOptions {
             wait: true,
             health_timeout: None,
             prepare: Prepare::InBackground,
+            pull: false,
         }
     }
 }
@@ -80,14 +83,16 @@ pub struct StartReport {
 pub struct StartedServer {
     /// Its address.
     pub url: String,
-    /// Its process ID.
-    pub pid: u32,
+    /// Its process ID (tier 2).
+    pub pid: Option<u32>,
     /// Conductor's version.
     pub conductor_version: String,
-    /// Java's version.
-    pub java_version: String,
-    /// How its code was loaded.
-    pub mode: StartMode,
+    /// Java's version (tier 2).
+    pub java_version: Option<String>,
+    /// How its code was loaded (tier 2).
+    pub mode: Option<StartMode>,
+    /// Its containers (tier 1).
+    pub containers: Vec<String>,
     /// Where it keeps its data.
     pub store: Store,
 }
@@ -96,10 +101,11 @@ impl From<&ServerState> for StartedServer {
     fn from(state: &ServerState) -> Self {
         Self {
             url: state.url(),
-            pid: state.process.pid,
+            pid: Some(state.process.pid),
             conductor_version: state.conductor_version.clone(),
-            java_version: state.java_version.clone(),
-            mode: state.mode,
+            java_version: Some(state.java_version.clone()),
+            mode: Some(state.mode),
+            containers: Vec::new(),
             store: state.store.clone(),
         }
     }
@@ -127,6 +133,40 @@ impl StartReport {
             health: Some(health),
             server: Some(state.into()),
             seconds: None,
+            instructions: Vec::new(),
+        }
+    }
+
+    /// The containers of the Docker tier run.
+    fn containers(stack: &Stack, started: &docker::Started, waited: bool) -> Self {
+        let deployment = &started.deployment;
+        let server = StartedServer {
+            url: deployment.url(),
+            pid: None,
+            conductor_version: stack.config.server.version.clone(),
+            java_version: None,
+            mode: None,
+            containers: deployment
+                .settings
+                .services()
+                .into_iter()
+                .map(|service| deployment.names.container(service))
+                .collect(),
+            store: Store::Postgres {
+                url: deployment.database_url(),
+            },
+        };
+        Self {
+            outcome: if started.already {
+                Outcome::AlreadyRunning
+            } else {
+                Outcome::Started
+            },
+            tier: Tier::Docker,
+            passed_over: Vec::new(),
+            health: (started.already || waited).then_some(Health::Up),
+            server: Some(server),
+            seconds: (waited && !started.already).then_some(started.took.as_secs_f64()),
             instructions: Vec::new(),
         }
     }
@@ -161,6 +201,7 @@ pub async fn start(
     events: &Events,
     interrupt: &Interrupt,
 ) -> Result<StartReport> {
+    let stack = &stack.without_docker_database();
     let (report, ready) = start_locked(stack, options, events, interrupt).await?;
     // The lock is free again: preparing may take minutes, and the stack may be stopped meanwhile.
     if let Some(ready) = ready {
@@ -191,16 +232,32 @@ async fn start_locked(
         }
         Remembered::Nothing => {}
     }
-    let choice = choose(stack, events, interrupt).await?;
-    let (mut report, ready) = match choice.chosen {
-        Chosen::Jar(ready) => {
-            let report = jar::start(stack, &ready, options, events, interrupt).await?;
-            (report, Some(ready))
+    let order = Tier::order(stack.config.tier);
+    let mut passed_over = Vec::new();
+    for &tier in order {
+        match start_on(tier, stack, options, events, interrupt).await {
+            Ok((mut report, ready)) => {
+                report.passed_over = passed_over;
+                if report.server.is_some() {
+                    stack.remember_tier(tier)?;
+                }
+                return Ok((report, ready));
+            }
+            Err(Attempt { error, begun }) => {
+                // The JAR's start, once begun, fails for its own reasons.
+                let ends = begun && tier == Tier::Jar;
+                if ends || order.len() == 1 || !tier.may_be_passed_over(&error) {
+                    return Err(error);
+                }
+                pass_over(tier, &error, stack, events);
+                passed_over.push(PassedOver {
+                    tier,
+                    reason: error.to_string(),
+                });
+            }
         }
-        Chosen::Direct => (StartReport::direct(stack), None),
-    };
-    report.passed_over = choice.passed_over;
-    Ok((report, ready))
+    }
+    Err(Error::missing("no tier can run on this host"))
 }
 
 async fn already_running(
@@ -210,6 +267,20 @@ async fn already_running(
     events: &Events,
     interrupt: &Interrupt,
 ) -> Result<(StartReport, Option<Box<jar::Ready>>)> {
+    let wanted = Tier::order(stack.config.tier);
+    if !wanted.contains(&state.tier) {
+        return Err(Error::new(
+            ErrorKind::Missing,
+            format!(
+                "tier {} of this stack runs at {} (PID {}), and tier {} was asked for",
+                state.tier.number(),
+                state.url(),
+                state.process.pid,
+                wanted[0].number()
+            ),
+        )
+        .hint("Stop it first with `k1ops stop`; the two tiers keep their data apart."));
+    }
     let client = Client::new(state.url())?;
     let health = interrupt
         .guard(async { Ok(health::check(&client, jar::ANSWER).await) })
@@ -221,4 +292,75 @@ async fn already_running(
         None
     };
     Ok((StartReport::already_running(state, health), ready))
+}
+
+/// A start on one tier that did not come to a good end.
+struct Attempt {
+    error: Error,
+    /// What the tier needs was there, and it was begun.
+    begun: bool,
+}
+
+async fn start_on(
+    tier: Tier,
+    stack: &Stack,
+    options: &StartOptions,
+    events: &Events,
+    interrupt: &Interrupt,
+) -> std::result::Result<(StartReport, Option<Box<jar::Ready>>), Attempt> {
+    let unprepared = |error| Attempt {
+        error,
+        begun: false,
+    };
+    let failed = |error| Attempt { error, begun: true };
+    match tier {
+        Tier::Docker => {
+            let preparing = docker::prepare(stack, events, interrupt);
+            let ready = Box::pin(preparing).await.map_err(unprepared)?;
+            let options = docker::DockerOptions {
+                wait: options.wait,
+                health_timeout: options.health_timeout,
+                pull: options.pull,
+            };
+            let starting = docker::start(stack, &ready, options, events, interrupt);
+            let started = Box::pin(starting).await.map_err(failed)?;
+            let report = StartReport::containers(stack, &started, options.wait);
+            Ok((report, None))
+        }
+        Tier::Jar => {
+            let ready = jar::prepare(stack, events, interrupt)
+                .await
+                .map_err(unprepared)?;
+            let report = jar::start(stack, &ready, options, events, interrupt)
+                .await
+                .map_err(failed)?;
+            Ok((report, Some(Box::new(ready))))
+        }
+        Tier::Direct => Ok((StartReport::direct(stack), None)),
+    }
+}
+
+/// Says why a tier is passed over, and loudly if that leaves data behind.
+fn pass_over(tier: Tier, error: &Error, stack: &Stack, events: &Events) {
+    let mut said = format!(
+        "tier {} ({}) is passed over: {error}",
+        tier.number(),
+        tier.name()
+    );
+    for cause in error.causes() {
+        said.push_str(&format!("\n  because: {cause}"));
+    }
+    if let Some(hint) = error.hint_text() {
+        said.push_str(&format!("\n  hint: {hint}"));
+    }
+    events.note(said);
+    let had_data = matches!(stack.last_tier(), Ok(Some(last)) if last == tier);
+    if tier == Tier::Docker && had_data {
+        events.warning_with_hint(
+            "this stack ran on tier 1 until now, and its data stays in tier 1's PostgreSQL: tier 2 \
+             has a store of its own, in which none of those workflows are",
+            "Mend tier 1 and start again to have them back; `k1ops status` shows which store has \
+             what.",
+        );
+    }
 }

@@ -1,7 +1,9 @@
 //! How a stack is: what runs, whether it is well, and where its data is.
 
+use super::docker::{self, DockerStatus};
 use super::state::{Remembered, ServerState, StartMode, Store};
 use super::{Stack, Tier, jar};
+use crate::adapters::docker::Engine;
 use crate::adapters::postgres::{Address, Session};
 use crate::conductor::Client;
 use crate::conductor::health::{self, Health};
@@ -25,8 +27,14 @@ pub struct Status {
     pub k1ops_version: &'static str,
     /// What runs.
     pub server: ServerStatus,
+    /// The containers of tier 1, if there are any on this host.
+    pub docker: Option<DockerStatus>,
+    /// Why the containers could not be looked at, although the stack ran on tier 1 last.
+    pub docker_problem: Option<String>,
     /// Where the data is, also while nothing runs.
     pub store: StoreStatus,
+    /// Another store of this stack that holds data of its own, which the running tier does not see.
+    pub other_store: Option<StoreStatus>,
     /// The server's log.
     pub log: PathBuf,
     /// The last good backup. Backups are not known here: whoever shows the status fills it in.
@@ -106,14 +114,16 @@ impl Status {
     /// Whether a server runs and is well.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
-        matches!(&self.server, ServerStatus::Running(server) if server.health.is_up())
+        let tier_2 = matches!(&self.server, ServerStatus::Running(server) if server.health.is_up());
+        tier_2 || self.docker.as_ref().is_some_and(DockerStatus::is_healthy)
     }
 }
 
 /// Looks how the stack is. Takes no lock and changes nothing.
 pub async fn status(stack: &Stack) -> Result<Status> {
-    let (server, store) = match ServerState::read(stack)? {
-        Remembered::Nothing => (ServerStatus::Stopped, configured_store(stack)),
+    let plain = &stack.without_docker_database();
+    let (server, jar_store) = match ServerState::read(stack)? {
+        Remembered::Nothing => (ServerStatus::Stopped, configured_store(plain)),
         Remembered::Stale(state) => (
             ServerStatus::Stale {
                 pid: state.process.pid,
@@ -126,19 +136,65 @@ pub async fn status(stack: &Stack) -> Result<Status> {
             (ServerStatus::Running(Box::new(running)), state.store)
         }
     };
+    let (docker, docker_problem) = containers(stack).await?;
+    let jar_store = StoreStatus {
+        size_bytes: size_of(plain, &jar_store).await,
+        store: jar_store,
+    };
+    let docker_store = docker_store(stack, docker.as_ref())?;
+    let runs_in_docker = docker.as_ref().is_some_and(DockerStatus::is_running);
+    let was_in_docker = stack.last_tier()? == Some(Tier::Docker);
+    let tier_2_runs = matches!(server, ServerStatus::Running(_));
+    let (store, other) = match docker_store {
+        Some(docker) if !tier_2_runs && (runs_in_docker || was_in_docker) => {
+            (docker, Some(jar_store).filter(|s| s.size_bytes.is_some()))
+        }
+        docker => (jar_store, docker),
+    };
     Ok(Status {
         stack: stack.name.clone(),
         folder: stack.folder.clone(),
         k1ops_version: env!("CARGO_PKG_VERSION"),
         server,
-        store: StoreStatus {
-            size_bytes: size_of(stack, &store).await,
-            store,
-        },
+        docker,
+        docker_problem,
+        store,
+        other_store: other,
         log: stack.server_log(),
         last_backup: None,
         unfinished_restore: None,
     })
+}
+
+/// The containers, if there are any; and why that is not known, where it matters.
+async fn containers(stack: &Stack) -> Result<(Option<DockerStatus>, Option<String>)> {
+    let looked = match Engine::find().await {
+        Ok(engine) => docker::status(stack, &engine, true).await,
+        Err(error) => Err(error),
+    };
+    Ok(match looked {
+        Ok(docker) if docker.services.is_empty() && !docker.has_data() => (None, None),
+        Ok(docker) => (Some(docker), None),
+        Err(error) if stack.last_tier()? == Some(Tier::Docker) => (None, Some(error.to_string())),
+        Err(error) => {
+            tracing::debug!(%error, "Docker is not looked at");
+            (None, None)
+        }
+    })
+}
+
+/// The database of tier 1, if its volume is there. Its size is the volume's: it can be told while
+/// nothing runs.
+fn docker_store(stack: &Stack, docker: Option<&DockerStatus>) -> Result<Option<StoreStatus>> {
+    let deployment = docker::Deployment::of(stack)?;
+    let name = deployment.names.volume(docker::Service::Postgres);
+    let volume = docker.and_then(|docker| docker.volumes.iter().find(|v| v.name == name));
+    Ok(volume.map(|volume| StoreStatus {
+        store: Store::Postgres {
+            url: deployment.database_url(),
+        },
+        size_bytes: volume.size_bytes,
+    }))
 }
 
 async fn running(state: &ServerState) -> Result<RunningServer> {

@@ -1,8 +1,9 @@
 //! Stops a stack: gracefully, then firmly.
 
-use super::Stack;
 use super::jar::{self, Ending};
 use super::state::{Remembered, ServerState};
+use super::{Stack, Tier, docker};
+use crate::adapters::docker::Engine;
 use crate::adapters::fs::Lock;
 use crate::error::Result;
 use crate::event::Events;
@@ -22,6 +23,13 @@ pub enum StopReport {
         /// Seconds it took.
         seconds: f64,
     },
+    /// The containers of tier 1 were stopped.
+    ContainersStopped {
+        /// Their names, in the order they were stopped.
+        containers: Vec<String>,
+        /// Seconds it took.
+        seconds: f64,
+    },
     /// None ran.
     NotRunning {
         /// One was remembered, but it had ended by itself or with the host.
@@ -37,14 +45,59 @@ pub async fn stop(stack: &Stack, events: &Events) -> Result<StopReport> {
 
 /// The same for a caller that holds the stack's server lock already, such as a restore.
 pub async fn stop_locked(stack: &Stack, events: &Events) -> Result<StopReport> {
-    let state = match ServerState::read(stack)? {
-        Remembered::Nothing => return Ok(StopReport::NotRunning { was_stale: false }),
+    match ServerState::read(stack)? {
+        Remembered::Nothing => stop_containers(stack, events, false).await,
         Remembered::Stale(_) => {
             ServerState::forget(stack)?;
-            return Ok(StopReport::NotRunning { was_stale: true });
+            stop_containers(stack, events, true).await
         }
-        Remembered::Running(state) => state,
+        Remembered::Running(state) => stop_server(stack, &state, events).await,
+    }
+}
+
+/// Whether the stack's server runs, on whichever tier.
+pub async fn server_runs(stack: &Stack) -> Result<bool> {
+    if let Remembered::Running(_) = ServerState::read(stack)? {
+        return Ok(true);
+    }
+    if stack.last_tier()? != Some(Tier::Docker) {
+        return Ok(false);
+    }
+    docker::server_runs(stack, &Engine::find().await?).await
+}
+
+/// Stops the server alone, for a caller that holds the stack's server lock: what keeps the data in
+/// tier 1 goes on, so that the data can be worked on.
+pub async fn stop_server_locked(stack: &Stack, events: &Events) -> Result<()> {
+    if let Remembered::Running(state) = ServerState::read(stack)? {
+        stop_server(stack, &state, events).await?;
+    } else if stack.last_tier()? == Some(Tier::Docker) {
+        docker::stop_server(stack, &Engine::find().await?, events).await?;
+    }
+    Ok(())
+}
+
+/// Stops the containers of tier 1, if there are any. Without an engine there are none, unless the
+/// stack ran on tier 1 last: then not being able to look is an error.
+async fn stop_containers(stack: &Stack, events: &Events, was_stale: bool) -> Result<StopReport> {
+    let begun = Instant::now();
+    let engine = match Engine::find().await {
+        Ok(engine) => engine,
+        Err(error) if stack.last_tier()? == Some(Tier::Docker) => return Err(error),
+        Err(_) => return Ok(StopReport::NotRunning { was_stale }),
     };
+    let containers = docker::stop(stack, &engine, events).await?;
+    Ok(if containers.is_empty() {
+        StopReport::NotRunning { was_stale }
+    } else {
+        StopReport::ContainersStopped {
+            containers,
+            seconds: begun.elapsed().as_secs_f64(),
+        }
+    })
+}
+
+async fn stop_server(stack: &Stack, state: &ServerState, events: &Events) -> Result<StopReport> {
     let step = format!("stopping the server (PID {})", state.process.pid);
     events.started(&step);
     let begun = Instant::now();

@@ -1,11 +1,10 @@
-//! Which tier a stack is started on: the wanted one, or the first that the host can run.
+//! Which tiers a stack may be started on, and which one it was started on last.
 
-use super::{Stack, Tier, jar};
+use super::{Stack, Tier};
+use crate::adapters::fs;
 use crate::config::TierChoice;
-use crate::error::{Error, ErrorKind, Result};
-use crate::event::Events;
-use crate::interrupt::Interrupt;
-use serde::Serialize;
+use crate::error::{Context, Error, ErrorKind, Result};
+use serde::{Deserialize, Serialize};
 
 /// A tier that the host cannot run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -16,78 +15,99 @@ pub struct PassedOver {
     pub reason: String,
 }
 
-/// A tier that the host can run, with what was found for it.
-#[derive(Debug)]
-pub enum Chosen {
-    /// Tier 2.
-    Jar(Box<jar::Ready>),
-    /// Tier 3, which needs nothing.
-    Direct,
-}
-
-/// The tier to start, and those before it.
-#[derive(Debug)]
-pub struct Choice {
-    /// The tier.
-    pub chosen: Chosen,
-    /// The better ones, in the order they were tried.
-    pub passed_over: Vec<PassedOver>,
-}
-
-/// Tries the tiers in their order, or the wanted one only.
-///
-/// A tier is passed over when something it needs is missing. Every other failure, such as a wrong
-/// configuration, ends the choice: running something lesser would hide it. A tier that was asked
-/// for by name is never replaced by another.
-pub async fn choose(stack: &Stack, events: &Events, interrupt: &Interrupt) -> Result<Choice> {
-    let order: &[Tier] = match stack.config.tier {
-        TierChoice::Auto => &[Tier::Docker, Tier::Jar, Tier::Direct],
-        TierChoice::Docker => &[Tier::Docker],
-        TierChoice::Jar => &[Tier::Jar],
-        TierChoice::Direct => &[Tier::Direct],
-    };
-    let mut passed_over = Vec::new();
-    for &tier in order {
-        match attempt(tier, stack, events, interrupt).await {
-            Ok(chosen) => {
-                return Ok(Choice {
-                    chosen,
-                    passed_over,
-                });
-            }
-            Err(error) if order.len() > 1 && error.kind() == ErrorKind::Missing => {
-                let reason = error.to_string();
-                events.note(format!(
-                    "tier {} ({}) is passed over: {reason}",
-                    tier.number(),
-                    tier.name()
-                ));
-                passed_over.push(PassedOver { tier, reason });
-            }
-            Err(error) => return Err(error),
+impl Tier {
+    /// The tiers to try, in order. A tier that is asked for by name is never replaced by another.
+    #[must_use]
+    pub fn order(choice: TierChoice) -> &'static [Self] {
+        match choice {
+            TierChoice::Auto => &[Self::Docker, Self::Jar, Self::Direct],
+            TierChoice::Docker => &[Self::Docker],
+            TierChoice::Jar => &[Self::Jar],
+            TierChoice::Direct => &[Self::Direct],
         }
     }
-    Err(Error::missing("no tier can run on this host"))
+
+    /// Whether a start on this tier that failed with `error` may go on with the next one.
+    ///
+    /// Tier 1 has many parts that can fail on a host where tier 2 does well. The JAR itself failing
+    /// is another matter: running without it would hide why. A wrong configuration, an interrupt and
+    /// another run are never got round.
+    #[must_use]
+    pub fn may_be_passed_over(self, error: &Error) -> bool {
+        match error.kind() {
+            ErrorKind::Missing => true,
+            ErrorKind::Failed | ErrorKind::BadData => self == Self::Docker,
+            ErrorKind::Usage | ErrorKind::Locked | ErrorKind::Refused | ErrorKind::Interrupted => {
+                false
+            }
+        }
+    }
 }
 
-/// Looks whether the host can run a tier.
-async fn attempt(
+#[derive(Debug, Serialize, Deserialize)]
+struct Last {
     tier: Tier,
-    stack: &Stack,
-    events: &Events,
-    interrupt: &Interrupt,
-) -> Result<Chosen> {
-    match tier {
-        Tier::Docker => Err(docker_is_not_available()),
-        Tier::Jar => {
-            let ready = jar::prepare(stack, events, interrupt).await?;
-            Ok(Chosen::Jar(Box::new(ready)))
+}
+
+impl Stack {
+    /// The tier that the stack ran on last: it says where the stack's data is.
+    pub fn last_tier(&self) -> Result<Option<Tier>> {
+        let path = self.tier_file();
+        let text = match std::fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => {
+                return Err(error).context(|| format!("{} cannot be read", path.display()));
+            }
+        };
+        let last: Last = serde_json::from_slice(&text).map_err(|error| {
+            Error::bad_data(format!("{} does not name a tier", path.display()))
+                .hint("Remove the file and start the stack again.")
+                .because(error)
+        })?;
+        Ok(Some(last.tier))
+    }
+
+    /// Remembers the tier that the stack runs on.
+    pub fn remember_tier(&self, tier: Tier) -> Result<()> {
+        if self.last_tier().ok().flatten() == Some(tier) {
+            return Ok(());
         }
-        Tier::Direct => Ok(Chosen::Direct),
+        let text = serde_json::to_vec(&Last { tier }).context(|| "the tier is not JSON")?;
+        fs::write_atomically(&self.tier_file(), &text)
+    }
+
+    fn tier_file(&self) -> std::path::PathBuf {
+        self.folder.join("run").join("tier.json")
     }
 }
 
-fn docker_is_not_available() -> Error {
-    Error::missing("this build of k1ops cannot run the Docker tier")
-        .hint("Use --tier jar, or --tier auto for the best that is left.")
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_tier_is_remembered() {
+        let folder = tempfile::tempdir().unwrap();
+        let stack = Stack {
+            name: "k1".into(),
+            config: crate::config::Config::default(),
+            base: folder.path().into(),
+            folder: folder.path().join(".conductor"),
+        };
+        assert_eq!(stack.last_tier().unwrap(), None);
+        stack.remember_tier(Tier::Docker).unwrap();
+        assert_eq!(stack.last_tier().unwrap(), Some(Tier::Docker));
+        stack.remember_tier(Tier::Jar).unwrap();
+        assert_eq!(stack.last_tier().unwrap(), Some(Tier::Jar));
+    }
+
+    #[test]
+    fn only_what_another_tier_can_do_better_is_passed_over() {
+        assert!(Tier::Docker.may_be_passed_over(&Error::failed("the image does not build")));
+        assert!(!Tier::Jar.may_be_passed_over(&Error::failed("the server died")));
+        for error in [Error::usage("x"), Error::locked("x"), Error::refused("x")] {
+            assert!(!Tier::Docker.may_be_passed_over(&error));
+        }
+    }
 }

@@ -28,6 +28,19 @@ pub struct BootJar {
     pub sha256: String,
 }
 
+/// The SHA-256 that the JAR of a configuration must have, in hex, as far as it is known.
+#[must_use]
+pub fn expected_sha256(server: &Server) -> Option<String> {
+    let configured = Some(server.jar_sha256.as_str()).filter(|sha256| !sha256.is_empty());
+    let known = || {
+        KNOWN
+            .iter()
+            .find(|(version, _)| *version == server.version)
+            .map(|(_, sha256)| *sha256)
+    };
+    configured.or_else(known).map(str::to_lowercase)
+}
+
 /// What a JAR must digest to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checksum {
@@ -92,17 +105,9 @@ impl Wanted<'_> {
 
     /// The checksum that the configuration or k1ops itself knows.
     pub(super) fn expected(&self) -> Option<Checksum> {
-        let configured = self.server.jar_sha256.as_str();
-        let known = || {
-            KNOWN
-                .iter()
-                .find(|(version, _)| *version == self.server.version)
-                .map(|(_, sha256)| *sha256)
-        };
-        let hex = Some(configured).filter(|c| !c.is_empty()).or_else(known)?;
         Some(Checksum {
             algorithm: Algorithm::Sha256,
-            hex: hex.to_lowercase(),
+            hex: expected_sha256(self.server)?,
         })
     }
 

@@ -2,7 +2,7 @@
 
 pub mod boot_jar;
 pub mod cache;
-mod causes;
+pub(super) mod causes;
 mod fast_start;
 mod fetch;
 pub mod java;

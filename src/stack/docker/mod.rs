@@ -1,0 +1,231 @@
+//! Tier 1: `PostgreSQL`, Redis, optionally Elasticsearch, and Conductor as containers of one Compose
+//! project. It drives Docker and Compose through their adapters; backing up and restoring what is
+//! in the volumes is not known here.
+
+mod diagnose;
+pub mod files;
+mod image;
+mod journal;
+mod names;
+mod preflight;
+mod secrets;
+mod settings;
+mod start;
+mod status;
+mod stop;
+mod undo;
+mod wait;
+
+pub use files::{Change, Plan, PlannedFile};
+pub use image::{ServerImage, User};
+pub use names::{Names, Service};
+pub use secrets::Secrets;
+pub use settings::Settings;
+pub use start::{DockerOptions, Started, start};
+pub use status::{DockerStatus, ServiceStatus, VolumeStatus, status};
+pub use stop::{server_runs, stop, stop_server};
+
+use super::Stack;
+use super::jar::boot_jar::{self, BootJar, Wanted};
+use super::jar::cache::Cache;
+use crate::adapters::compose::{Compose, Project};
+use crate::adapters::docker::{Container, Engine};
+use crate::adapters::postgres::Address;
+use crate::config::{Database, Secret};
+use crate::error::{Context, Error, Result};
+use crate::event::Events;
+use crate::interrupt::Interrupt;
+use std::path::{Path, PathBuf};
+
+/// What this tier needs of the host, found and verified.
+#[derive(Debug)]
+pub struct Ready {
+    engine: Engine,
+    compose: Compose,
+    jar: BootJar,
+}
+
+/// Finds the engine, Compose and the server's JAR. An error of the kind `Missing` says why the tier
+/// is not for this host.
+pub async fn prepare(stack: &Stack, events: &Events, interrupt: &Interrupt) -> Result<Ready> {
+    if stack.uses_database_url() {
+        return Err(Error::missing(
+            "database.url is set, and tier 1 keeps its data in a PostgreSQL of its own",
+        )
+        .hint("Remove database.url to use tier 1, or use --tier jar."));
+    }
+    let engine = interrupt.guard(Engine::find()).await?;
+    let compose = interrupt
+        .guard(Compose::find(&stack.config.docker.compose, engine.host()))
+        .await?;
+    tracing::info!(engine = %engine.name(), compose = %compose.name(), "Docker found");
+    let cache = Cache::open()?;
+    let wanted = Wanted {
+        server: &stack.config.server,
+        base: &stack.base,
+        cache: &cache,
+    };
+    let jar = wanted.obtain(events, interrupt).await?;
+    Ok(Ready {
+        engine,
+        compose,
+        jar,
+    })
+}
+
+/// The stack as it is described on this host.
+#[derive(Debug, Clone)]
+pub struct Deployment {
+    /// The folder of the Compose file.
+    pub folder: PathBuf,
+    /// What the Compose file is told.
+    pub settings: Settings,
+    /// The names of its parts.
+    pub names: Names,
+}
+
+impl Deployment {
+    fn new(folder: PathBuf, settings: Settings, fallback_prefix: &str) -> Self {
+        let prefix = settings.get("K1_PREFIX").unwrap_or(fallback_prefix);
+        Self {
+            names: Names::new(prefix),
+            settings,
+            folder,
+        }
+    }
+
+    /// What the files on disk say; what the configuration says where there are none yet.
+    pub fn of(stack: &Stack) -> Result<Self> {
+        let folder = stack.docker_folder();
+        let settings = match read_env(&folder)? {
+            Some(settings) => settings,
+            None => Settings::of(&stack.config, &expected_image(stack)),
+        };
+        Ok(Self::new(folder, settings, &stack.config.docker.prefix))
+    }
+
+    /// The Compose project.
+    #[must_use]
+    pub fn project(&self) -> Project {
+        let mut profiles = Vec::new();
+        if self.settings.has_elasticsearch() {
+            profiles.push(Service::Elasticsearch.key().to_owned());
+        }
+        Project {
+            name: self.names.prefix().to_owned(),
+            folder: self.folder.clone(),
+            profiles,
+        }
+    }
+
+    /// Whether a container of one of these names is this stack's: made from its own Compose file,
+    /// or by somebody's plain Compose, but not by another stack of k1ops.
+    #[must_use]
+    pub fn owns(&self, container: &Container) -> bool {
+        let Some(folder) = &container.project_folder else {
+            return true;
+        };
+        let same = |a: &Path, b: &Path| match (a.canonicalize(), b.canonicalize()) {
+            (Ok(a), Ok(b)) => a == b,
+            _ => a == b,
+        };
+        // A folder that is gone was moved, perhaps to here.
+        same(folder, &self.folder)
+            || !folder.exists()
+            || !(folder.ends_with("docker") && folder.iter().any(|part| part == ".conductor"))
+    }
+
+    /// The container of a service, if it is there and this stack's.
+    pub async fn container(&self, engine: &Engine, service: Service) -> Result<Option<Container>> {
+        let found = engine.container(&self.names.container(service)).await?;
+        Ok(found.filter(|container| self.owns(container)))
+    }
+
+    /// The server's address on this host.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let port = self.settings.port(Service::Server).unwrap_or(8080);
+        format!("http://127.0.0.1:{port}")
+    }
+
+    /// The database, as a configuration would name it.
+    #[must_use]
+    pub fn database_config(&self) -> Database {
+        Database {
+            url: Secret::new(self.database_url()),
+            password_file: Secrets::postgres_file(&self.folder),
+            ..Database::default()
+        }
+    }
+
+    /// The database's address on this host, with its password.
+    pub fn database(&self) -> Result<Address> {
+        let url = Secret::new(self.database_url());
+        Address::parse(&url, Some(&Secrets::postgres_file(&self.folder)))
+    }
+
+    /// The same without the password.
+    #[must_use]
+    pub fn database_url(&self) -> String {
+        let port = self.settings.port(Service::Postgres).unwrap_or(5432);
+        format!("postgres://conductor@127.0.0.1:{port}/conductor")
+    }
+}
+
+/// Plans what `k1ops init` writes, making passwords if `make_secrets`.
+pub fn plan(stack: &Stack, image: &ServerImage, make_secrets: bool) -> Result<Plan> {
+    let folder = stack.docker_folder();
+    let secrets = if make_secrets || Secrets::exist(&folder) {
+        Some(Secrets::ensure(&folder)?)
+    } else {
+        None
+    };
+    let settings = Settings::of(&stack.config, image);
+    Plan::make(
+        &folder,
+        &stack.config,
+        &settings,
+        secrets.as_ref(),
+        image.user,
+    )
+}
+
+/// The image that a start would use, as far as that is known before the JAR is at hand.
+#[must_use]
+pub fn expected_image(stack: &Stack) -> ServerImage {
+    let sha256 = boot_jar::expected_sha256(&stack.config.server).unwrap_or_default();
+    image_of(stack, &sha256)
+}
+
+fn image_of(stack: &Stack, sha256: &str) -> ServerImage {
+    let user = User::of_process();
+    ServerImage::of(&stack.config, sha256, user, &stack.docker_folder())
+}
+
+fn read_env(folder: &Path) -> Result<Option<Settings>> {
+    let path = folder.join(".env");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(Some(Settings::parse(&text))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).context(|| format!("{} cannot be read", path.display())),
+    }
+}
+
+impl Stack {
+    /// The same stack as the configuration alone describes it: without tier 1's database, which
+    /// [`Stack::open`] puts in where no other is configured.
+    #[must_use]
+    pub fn without_docker_database(&self) -> Self {
+        let mut stack = self.clone();
+        if self.config.database.password_file == Secrets::postgres_file(&self.docker_folder()) {
+            stack.config.database = Database::default();
+        }
+        stack
+    }
+
+    /// The folder of the Compose file (tier 1).
+    #[must_use]
+    pub fn docker_folder(&self) -> PathBuf {
+        self.folder.join("docker")
+    }
+}

@@ -1,0 +1,173 @@
+//! What the parts of the Docker tier are called. Everything is derived from one prefix, so that two
+//! stacks fit on one host.
+
+use crate::config::Config;
+use serde::Serialize;
+use std::time::Duration;
+
+/// A service of the Compose file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Service {
+    /// `PostgreSQL`.
+    Postgres,
+    /// Redis.
+    Redis,
+    /// Elasticsearch, if it is on.
+    Elasticsearch,
+    /// Conductor.
+    Server,
+}
+
+impl Service {
+    /// All of them, each after those that it needs.
+    pub const ALL: [Self; 4] = [
+        Self::Postgres,
+        Self::Redis,
+        Self::Elasticsearch,
+        Self::Server,
+    ];
+
+    /// Its name in the Compose file.
+    #[must_use]
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgres",
+            Self::Redis => "redis",
+            Self::Elasticsearch => "elasticsearch",
+            Self::Server => "conductor-server",
+        }
+    }
+
+    /// The end of its container's name, which is also what `k1ops logs` calls it.
+    #[must_use]
+    pub fn short(self) -> &'static str {
+        match self {
+            Self::Server => "server",
+            other => other.key(),
+        }
+    }
+
+    /// The service that a user means by `word`.
+    #[must_use]
+    pub fn named(word: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|service| [service.key(), service.short()].contains(&word))
+    }
+
+    /// The port that it listens on inside its container.
+    #[must_use]
+    pub fn inner_port(self) -> u16 {
+        match self {
+            Self::Postgres => 5432,
+            Self::Redis => 6379,
+            Self::Elasticsearch => 9200,
+            Self::Server => 8080,
+        }
+    }
+
+    /// The setting that names its port on the host, for hints.
+    #[must_use]
+    pub fn port_key(self) -> &'static str {
+        match self {
+            Self::Postgres => "ports.postgres",
+            Self::Redis => "ports.redis",
+            Self::Elasticsearch => "ports.elasticsearch",
+            Self::Server => "ports.conductor",
+        }
+    }
+
+    /// How long it may take to stop. `PostgreSQL` writes a checkpoint; a killed one has to recover.
+    #[must_use]
+    pub fn grace(self, config: &Config) -> Duration {
+        Duration::from_secs(match self {
+            Self::Postgres => 120,
+            Self::Redis => 30,
+            Self::Elasticsearch => 60,
+            Self::Server => config.server.stop_timeout,
+        })
+    }
+}
+
+/// The names that belong to one prefix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Names {
+    prefix: String,
+}
+
+impl Names {
+    /// Those of `prefix`.
+    #[must_use]
+    pub fn new(prefix: impl Into<String>) -> Self {
+        Self {
+            prefix: prefix.into(),
+        }
+    }
+
+    /// The prefix, which is the Compose project's name as well.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// A service's container.
+    #[must_use]
+    pub fn container(&self, service: Service) -> String {
+        format!("{}-{}", self.prefix, service.short())
+    }
+
+    /// The volume that a service keeps its data (or its log) in.
+    #[must_use]
+    pub fn volume(&self, service: Service) -> String {
+        let what = match service {
+            Service::Postgres => "postgres_data",
+            Service::Redis => "redis_data",
+            Service::Elasticsearch => "elasticsearch_data",
+            Service::Server => "logs",
+        };
+        format!("{}_{what}", self.prefix)
+    }
+
+    /// The network.
+    #[must_use]
+    pub fn network(&self) -> String {
+        format!("{}-network", self.prefix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_names_are_those_of_the_guide() {
+        let names = Names::new("conductor");
+        assert_eq!(names.container(Service::Postgres), "conductor-postgres");
+        assert_eq!(names.container(Service::Server), "conductor-server");
+        assert_eq!(names.volume(Service::Postgres), "conductor_postgres_data");
+        assert_eq!(names.volume(Service::Server), "conductor_logs");
+        assert_eq!(names.network(), "conductor-network");
+        assert_eq!(Service::named("server"), Some(Service::Server));
+        assert_eq!(Service::named("conductor-server"), Some(Service::Server));
+        assert_eq!(Service::named("x"), None);
+    }
+
+    /// The Compose file writes the same names in its own way; the two must not part.
+    #[test]
+    fn the_compose_file_uses_these_names() {
+        let compose = super::super::files::embedded("docker-compose.yaml").unwrap();
+        let compose = String::from_utf8(compose.to_vec())
+            .unwrap()
+            .replace("${K1_PREFIX:-conductor}", "p");
+        let names = Names::new("p");
+        for service in Service::ALL {
+            assert!(compose.contains(&format!("\n  {}:\n", service.key())));
+            let container = format!("container_name: {}\n", names.container(service));
+            assert!(compose.contains(&container), "{container}");
+            assert!(compose.contains(&format!("name: {}\n", names.volume(service))));
+            assert!(compose.contains(&format!(":{}\"\n", service.inner_port())));
+        }
+        assert!(compose.contains(&format!("name: {}\n", names.network())));
+    }
+}

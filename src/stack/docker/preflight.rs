@@ -1,0 +1,107 @@
+//! What is checked before anything is started: ports, and whether the database's volume fits the
+//! image.
+
+use super::{Deployment, Service};
+use crate::adapters::docker::Engine;
+use crate::adapters::port;
+use crate::error::{Error, Result};
+use std::path::Path;
+
+/// Where the database keeps its data inside its container.
+const PGDATA: &str = "/var/lib/postgresql/data";
+
+/// Fails if a container of this stack's names belongs to another one.
+pub async fn check_names(engine: &Engine, deployment: &Deployment) -> Result<()> {
+    for service in deployment.settings.services() {
+        let name = deployment.names.container(service);
+        let Some(container) = engine.container(&name).await? else {
+            continue;
+        };
+        if !deployment.owns(&container) {
+            let folder = container.project_folder.unwrap_or_default();
+            return Err(Error::missing(format!(
+                "container {name} belongs to another stack, the one in {}",
+                folder.display()
+            ))
+            .hint("Set another docker.prefix for this stack."));
+        }
+    }
+    Ok(())
+}
+
+/// Fails, naming the port and its holder, if a port is taken by anybody but the stack itself.
+pub async fn check_ports(engine: &Engine, deployment: &Deployment) -> Result<()> {
+    for service in deployment.settings.services() {
+        let Some(wanted) = deployment.settings.port(service) else {
+            continue;
+        };
+        if port::is_free(wanted) {
+            continue;
+        }
+        let name = deployment.names.container(service);
+        let own = engine.container(&name).await?;
+        let is_own = own.is_some_and(|container| {
+            container.is_running() && container.host_port(service.inner_port()) == Some(wanted)
+        });
+        if !is_own {
+            return Err(taken(service, wanted));
+        }
+    }
+    Ok(())
+}
+
+fn taken(service: Service, wanted: u16) -> Error {
+    let holder = port::owner(wanted).map_or_else(
+        || "another process".to_owned(),
+        |owner| format!("{} (PID {})", owner.name, owner.pid),
+    );
+    let key = service.port_key();
+    let hint = match port::free_near(wanted) {
+        Some(free) => format!(
+            "Port {free} is free: set {key} = {free} in k1ops.toml, or {}={free}.",
+            format!("K1OPS_{key}").to_uppercase().replace('.', "_")
+        ),
+        None => format!("Set another {key}."),
+    };
+    Error::missing(format!(
+        "port {wanted}, wanted for {}, is taken by {holder}",
+        service.key()
+    ))
+    .hint(hint)
+}
+
+/// Fails if the database's volume was made by another major version than the image's.
+pub async fn check_postgres_version(engine: &Engine, deployment: &Deployment) -> Result<()> {
+    let volume = deployment.names.volume(Service::Postgres);
+    let image = deployment
+        .settings
+        .get("K1_POSTGRES_IMAGE")
+        .unwrap_or_default();
+    if engine.volume(&volume).await?.is_none() {
+        return Ok(());
+    }
+    let Some(wanted) = engine
+        .image(image)
+        .await?
+        .and_then(|image| image.env.get("PG_MAJOR").cloned())
+    else {
+        return Ok(());
+    };
+    let found = engine
+        .read_small_file(&volume, image, Path::new(PGDATA), Path::new("PG_VERSION"))
+        .await?;
+    let Some(found) = found else {
+        return Ok(());
+    };
+    let found = String::from_utf8_lossy(&found).trim().to_owned();
+    if found == wanted {
+        return Ok(());
+    }
+    Err(Error::bad_data(format!(
+        "volume {volume} belongs to PostgreSQL {found}, and image {image} is PostgreSQL {wanted}"
+    ))
+    .hint(format!(
+        "Set docker.postgres_image to a PostgreSQL {found} image, or dump the database with that \
+         version and restore it into a new volume."
+    )))
+}

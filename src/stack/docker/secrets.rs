@@ -1,0 +1,148 @@
+//! The passwords of the Docker tier: made once, kept in files that only their owner may read, and
+//! handed to the containers as Compose secrets.
+
+use crate::adapters::fs;
+use crate::config::Secret;
+use crate::error::{Context, Error, Result};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use uuid::Uuid;
+
+/// The folder's name beside the Compose file.
+const FOLDER: &str = "secrets";
+
+/// The stack's passwords.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Secrets {
+    /// Of the database user `conductor`.
+    pub postgres: Secret,
+    /// Of Redis.
+    pub redis: Secret,
+}
+
+impl Secrets {
+    /// The file that holds the database's password, below the folder of the Compose file.
+    #[must_use]
+    pub fn postgres_file(folder: &Path) -> PathBuf {
+        folder.join(FOLDER).join("postgres_password")
+    }
+
+    fn redis_file(folder: &Path) -> PathBuf {
+        folder.join(FOLDER).join("redis.conf")
+    }
+
+    /// The file that Conductor is configured by; it carries both passwords.
+    #[must_use]
+    pub fn properties_file(folder: &Path) -> PathBuf {
+        folder.join(FOLDER).join("conductor.properties")
+    }
+
+    /// The passwords of the stack whose Compose file is in `folder`, made if they are not there yet.
+    ///
+    /// A password that is there never changes: the database was made with it.
+    pub fn ensure(folder: &Path) -> Result<Self> {
+        let postgres_file = Self::postgres_file(folder);
+        let postgres = if let Some(text) = read(&postgres_file)? {
+            text.trim().to_owned()
+        } else {
+            let password = generated();
+            fs::write_atomically(&postgres_file, password.as_bytes())?;
+            password
+        };
+        let redis_file = Self::redis_file(folder);
+        let redis = if let Some(text) = read(&redis_file)? {
+            redis_password(&text).ok_or_else(|| {
+                Error::bad_data(format!("{} sets no requirepass", redis_file.display()))
+                    .hint("Add a line `requirepass PASSWORD`, or remove the file to have it made.")
+            })?
+        } else {
+            let password = generated();
+            fs::write_atomically(&redis_file, redis_conf(&password).as_bytes())?;
+            password
+        };
+        if postgres.is_empty() {
+            return Err(
+                Error::bad_data(format!("{} is empty", postgres_file.display()))
+                    .hint("Write the database's password into it."),
+            );
+        }
+        Ok(Self {
+            postgres: Secret::new(postgres),
+            redis: Secret::new(redis),
+        })
+    }
+
+    /// Whether there are any yet.
+    #[must_use]
+    pub fn exist(folder: &Path) -> bool {
+        Self::postgres_file(folder).exists()
+    }
+}
+
+/// Opens the secret files to the containers of an engine whose users are not this host's: there no
+/// owner fits. The folder keeps everybody else of this host out.
+pub fn open_to_mapped_users(folder: &Path) -> Result<()> {
+    let folder = folder.join(FOLDER);
+    let cannot = || format!("the files in {} cannot be opened", folder.display());
+    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o700)).context(cannot)?;
+    for entry in std::fs::read_dir(&folder).context(cannot)? {
+        let path = entry.context(cannot)?.path();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o444)).context(cannot)?;
+    }
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<Option<String>> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).context(|| format!("{} cannot be read", path.display())),
+    }
+}
+
+/// 244 random bits, in characters that need no quoting anywhere.
+fn generated() -> String {
+    format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple())
+}
+
+fn redis_password(conf: &str) -> Option<String> {
+    conf.lines()
+        .find_map(|line| line.strip_prefix("requirepass "))
+        .map(|password| password.trim().to_owned())
+}
+
+fn redis_conf(password: &str) -> String {
+    format!(
+        "# Redis of a K1 Conductor stack. It holds locks; what must last is in PostgreSQL.\n\
+         requirepass {password}\n\
+         dir /data\n\
+         appendonly yes\n\
+         appendfsync everysec\n\
+         save 300 1\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_made_once_kept_private_and_not_shown() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(!Secrets::exist(folder.path()));
+        let first = Secrets::ensure(folder.path()).unwrap();
+        assert_eq!(Secrets::ensure(folder.path()).unwrap(), first);
+        assert_ne!(first.postgres, first.redis);
+        assert!(!format!("{first:?}").contains(first.postgres.expose()));
+        for file in [
+            Secrets::postgres_file(folder.path()),
+            Secrets::redis_file(folder.path()),
+        ] {
+            let mode = std::fs::metadata(file).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+        }
+        let secrets = folder.path().join(FOLDER);
+        let mode = std::fs::metadata(secrets).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+    }
+}

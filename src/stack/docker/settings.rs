@@ -1,0 +1,172 @@
+//! The `.env` file beside the Compose file: everything in the stack's containers that can differ
+//! from one host to the next, and no secret.
+
+use super::image::ServerImage;
+use super::names::Service;
+use crate::config::{Config, Ports};
+use std::collections::BTreeMap;
+
+/// Memory that the server's container may use beyond the heap: metaspace, code, threads, buffers.
+const BEYOND_HEAP: u64 = 1 << 30;
+
+/// What the Compose file is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings(BTreeMap<String, String>);
+
+impl Settings {
+    /// Those that the configuration asks for.
+    #[must_use]
+    pub fn of(config: &Config, image: &ServerImage) -> Self {
+        let mut values = BTreeMap::new();
+        let mut set = |name: &str, value: String| values.insert(name.to_owned(), value);
+        set("COMPOSE_PROJECT_NAME", config.docker.prefix.clone());
+        set("K1_PREFIX", config.docker.prefix.clone());
+        for service in Service::ALL {
+            set(
+                port_name(service),
+                port_of(&config.ports, service).to_string(),
+            );
+        }
+        set("K1_POSTGRES_IMAGE", config.docker.postgres_image.clone());
+        set("K1_REDIS_IMAGE", config.docker.redis_image.clone());
+        set(
+            "K1_ELASTICSEARCH_IMAGE",
+            config.docker.elasticsearch_image.clone(),
+        );
+        if config.docker.elasticsearch {
+            set("COMPOSE_PROFILES", "elasticsearch".to_owned());
+        }
+        set("K1_SERVER_IMAGE", image.tag.clone());
+        set("K1_JAVA_IMAGE", image.java_image.clone());
+        set("K1_JAR_SHA256", image.jar_sha256.clone());
+        set("K1_SERVER_UID", image.user.uid.to_string());
+        set("K1_SERVER_GID", image.user.gid.to_string());
+        set(
+            "K1_CLASS_ARCHIVE",
+            u8::from(image.class_archive).to_string(),
+        );
+        set("K1_SERVER_HEAP", config.server.heap.clone());
+        set("K1_SERVER_STOP", format!("{}s", config.server.stop_timeout));
+        if let Some(heap) = bytes_of(&config.server.heap) {
+            set("K1_SERVER_MEMORY", (heap + BEYOND_HEAP).to_string());
+        }
+        Self(values)
+    }
+
+    /// Those of an `.env` file. Lines that are not `NAME=VALUE` are comments.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        let values = text
+            .lines()
+            .filter(|line| !line.trim_start().starts_with('#'))
+            .filter_map(|line| line.split_once('='))
+            .map(|(name, value)| {
+                let value = value.trim().trim_matches(['"', '\'']);
+                (name.trim().to_owned(), value.to_owned())
+            })
+            .collect();
+        Self(values)
+    }
+
+    /// The text of the `.env` file.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut text = String::from(
+            "# What docker-compose.yaml is told. Written by k1ops from k1ops.toml; change it there.\n\
+             # What you change here is kept, and then k1ops.toml no longer reaches it.\n",
+        );
+        for (name, value) in &self.0 {
+            text.push_str(&format!("{name}={value}\n"));
+        }
+        text
+    }
+
+    /// One value.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    /// The port of 127.0.0.1 that leads to a service.
+    #[must_use]
+    pub fn port(&self, service: Service) -> Option<u16> {
+        self.get(port_name(service))?.parse().ok()
+    }
+
+    /// Whether Elasticsearch runs as well.
+    #[must_use]
+    pub fn has_elasticsearch(&self) -> bool {
+        self.get("COMPOSE_PROFILES")
+            .is_some_and(|profiles| profiles.split(',').any(|p| p == "elasticsearch"))
+    }
+
+    /// The services that run.
+    #[must_use]
+    pub fn services(&self) -> Vec<Service> {
+        Service::ALL
+            .into_iter()
+            .filter(|&service| service != Service::Elasticsearch || self.has_elasticsearch())
+            .collect()
+    }
+}
+
+fn port_name(service: Service) -> &'static str {
+    match service {
+        Service::Postgres => "K1_POSTGRES_PORT",
+        Service::Redis => "K1_REDIS_PORT",
+        Service::Elasticsearch => "K1_ELASTICSEARCH_PORT",
+        Service::Server => "K1_CONDUCTOR_PORT",
+    }
+}
+
+fn port_of(ports: &Ports, service: Service) -> u16 {
+    match service {
+        Service::Postgres => ports.postgres,
+        Service::Redis => ports.redis,
+        Service::Elasticsearch => ports.elasticsearch,
+        Service::Server => ports.conductor,
+    }
+}
+
+/// A size as the JVM writes it: `1g`, `512m`, `65536`.
+fn bytes_of(heap: &str) -> Option<u64> {
+    let heap = heap.trim();
+    let (digits, unit) = match heap.char_indices().next_back()? {
+        (at, 'k' | 'K') => (&heap[..at], 1 << 10),
+        (at, 'm' | 'M') => (&heap[..at], 1 << 20),
+        (at, 'g' | 'G') => (&heap[..at], 1 << 30),
+        _ => (heap, 1),
+    };
+    digits.parse::<u64>().ok()?.checked_mul(unit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let mut config = Config::default();
+        config.docker.prefix = "two".into();
+        config.docker.elasticsearch = true;
+        config.ports.redis = 7000;
+        let settings = Settings::of(&config, &ServerImage::for_tests());
+        let again = Settings::parse(&settings.render());
+        assert_eq!(again, settings);
+        assert_eq!(again.port(Service::Redis), Some(7000));
+        assert_eq!(again.services().len(), 4);
+        assert_eq!(again.get("K1_SERVER_MEMORY"), Some("2147483648"));
+        config.docker.elasticsearch = false;
+        let without = Settings::of(&config, &ServerImage::for_tests());
+        assert_eq!(without.services().len(), 3);
+    }
+
+    #[test]
+    fn heaps_are_read_as_the_jvm_does() {
+        assert_eq!(bytes_of("1g"), Some(1 << 30));
+        assert_eq!(bytes_of("512M"), Some(512 << 20));
+        assert_eq!(bytes_of("65536"), Some(65536));
+        assert_eq!(bytes_of("lots"), None);
+        assert_eq!(bytes_of(""), None);
+    }
+}

@@ -1,0 +1,339 @@
+//! Starting the containers, from whatever is there to honest health, or back to what was there.
+
+use super::image::ensure_pulled;
+use super::journal::Journal;
+use super::secrets::open_to_mapped_users;
+use super::undo::Before;
+use super::wait::{Patience, until_healthy};
+use super::{Deployment, Ready, Service, diagnose, image_of, plan, preflight};
+use crate::adapters::postgres::Session;
+use crate::error::{Error, Result};
+use crate::event::Events;
+use crate::interrupt::Interrupt;
+use crate::stack::Stack;
+use std::time::{Duration, Instant};
+
+/// Seconds to wait for honest health unless the configuration says otherwise.
+const HEALTH_TIMEOUT: u64 = 90;
+/// While it visibly makes progress, a first boot may take this many times as long,
+const FIRST_BOOT_TIMES: u32 = 5;
+/// and a later one, as on a host that is busy, this many times.
+const LATER_BOOT_TIMES: u32 = 2;
+/// How long Compose may take to make and start containers whose images are there.
+const UP: Duration = Duration::from_secs(180);
+
+/// How to start.
+#[derive(Debug, Clone, Copy)]
+pub struct DockerOptions {
+    /// Wait for honest health.
+    pub wait: bool,
+    /// How long to wait for it, if not as configured.
+    pub health_timeout: Option<Duration>,
+    /// Fetch the images anew.
+    pub pull: bool,
+}
+
+/// What a start has done.
+#[derive(Debug)]
+pub struct Started {
+    /// The stack as it runs.
+    pub deployment: Deployment,
+    /// It ran already, and nothing was done.
+    pub already: bool,
+    /// From the beginning to the end.
+    pub took: Duration,
+}
+
+/// Starts the containers. The caller holds the server lock and knows that tier 2 does not run.
+///
+/// Whatever fails, and when it is interrupted, what was started is taken down again.
+pub async fn start(
+    stack: &Stack,
+    ready: &Ready,
+    options: DockerOptions,
+    events: &Events,
+    interrupt: &Interrupt,
+) -> Result<Started> {
+    let begun = Instant::now();
+    let stack = &with_elasticsearch_kept(stack)?;
+    let deployment = write_files(stack, ready, events)?;
+    let run = Run {
+        stack,
+        ready,
+        deployment,
+        options,
+        events,
+    };
+    if Box::pin(interrupt.guard(run.is_up_to_date())).await? {
+        Journal::remove(stack)?;
+        return Ok(Started {
+            deployment: run.deployment,
+            already: true,
+            took: begun.elapsed(),
+        });
+    }
+    Box::pin(interrupt.guard(run.get_ready())).await?;
+    let looking = Before::look(&ready.engine, &run.deployment);
+    let before = Box::pin(interrupt.guard(looking)).await?;
+    let earlier = run.note_down(&before)?;
+    match Box::pin(interrupt.guard(run.bring_up(&before, &earlier))).await {
+        Ok(()) => {
+            Journal::remove(stack)?;
+            Ok(Started {
+                deployment: run.deployment,
+                already: false,
+                took: begun.elapsed(),
+            })
+        }
+        Err(error) => {
+            events.note("taking down what was started");
+            let undone = before
+                .restore(&ready.engine, &run.deployment, &stack.config, events)
+                .await;
+            if undone {
+                Journal::remove(stack)?;
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Elasticsearch that was once asked for stays on: the search index is in it.
+fn with_elasticsearch_kept(stack: &Stack) -> Result<Stack> {
+    let mut stack = stack.clone();
+    stack.config.docker.elasticsearch |= Deployment::of(&stack)?.settings.has_elasticsearch();
+    Ok(stack)
+}
+
+/// Writes the files that Compose reads. What a user edited stays, and is what counts.
+fn write_files(stack: &Stack, ready: &Ready, events: &Events) -> Result<Deployment> {
+    let image = image_of(stack, &ready.jar.sha256);
+    let plan = plan(stack, &image, true)?;
+    for file in plan.edited() {
+        events.warning_with_hint(
+            format!("{} was edited and is used as it is", file.path.display()),
+            "`k1ops init` shows how it differs, and asks whether to bring it up to date.",
+        );
+    }
+    plan.apply(&[])?;
+    if ready.engine.maps_users() {
+        open_to_mapped_users(&plan.folder)?;
+    }
+    Deployment::of(stack)
+}
+
+struct Run<'a> {
+    stack: &'a Stack,
+    ready: &'a Ready,
+    deployment: Deployment,
+    options: DockerOptions,
+    events: &'a Events,
+}
+
+impl Run<'_> {
+    /// Everything runs, is well, and is of the wanted image.
+    async fn is_up_to_date(&self) -> Result<bool> {
+        if self.options.pull {
+            return Ok(false);
+        }
+        let status = super::status(self.stack, &self.ready.engine, false).await?;
+        let wanted = self.deployment.settings.services();
+        let image = self.deployment.settings.get("K1_SERVER_IMAGE");
+        let all = wanted.iter().all(|service| {
+            status
+                .services
+                .iter()
+                .any(|s| s.service == service.key() && s.container.is_running())
+        });
+        let port = self.deployment.settings.port(Service::Server);
+        let right = status.services.iter().any(|s| {
+            s.service == Service::Server.key()
+                && Some(s.container.image.as_str()) == image
+                && s.container.host_port(Service::Server.inner_port()) == port
+        });
+        Ok(all && right && status.is_healthy())
+    }
+
+    /// Checks what can be checked and makes the images, while nothing of the stack is touched yet.
+    async fn get_ready(&self) -> Result<()> {
+        let engine = &self.ready.engine;
+        preflight::check_names(engine, &self.deployment).await?;
+        preflight::check_ports(engine, &self.deployment).await?;
+        let settings = &self.deployment.settings;
+        for service in settings.services() {
+            let image = match service {
+                Service::Postgres => "K1_POSTGRES_IMAGE",
+                Service::Redis => "K1_REDIS_IMAGE",
+                Service::Elasticsearch => "K1_ELASTICSEARCH_IMAGE",
+                Service::Server => continue,
+            };
+            let image = settings.get(image).unwrap_or_default();
+            ensure_pulled(engine, image, self.options.pull, self.events).await?;
+        }
+        preflight::check_postgres_version(engine, &self.deployment).await?;
+        let image = image_of(self.stack, &self.ready.jar.sha256);
+        let (folder, jar) = (&self.deployment.folder, &self.ready.jar.path);
+        image
+            .ensure(engine, folder, jar, self.options.pull, self.events)
+            .await
+    }
+
+    /// Notes what is about to be made; answers what an earlier start that was cut short had made.
+    fn note_down(&self, before: &Before) -> Result<Journal> {
+        let earlier = Journal::left_behind(self.stack).unwrap_or_default();
+        let mut journal = earlier.clone();
+        for &service in &before.new_volumes {
+            let volume = self.deployment.names.volume(service);
+            if !journal.new_volumes.contains(&volume) {
+                journal.new_volumes.push(volume);
+            }
+        }
+        journal.write(self.stack)?;
+        Ok(earlier)
+    }
+
+    async fn bring_up(&self, before: &Before, earlier: &Journal) -> Result<()> {
+        let volume = self.deployment.names.volume(Service::Postgres);
+        let first_boot = before.new_volumes.contains(&Service::Postgres);
+        let begun = match self.bring_up_stores().await {
+            Err(error) if earlier.new_volumes.contains(&volume) && never_finished(&error) => {
+                self.events.warning(format!(
+                    "volume {volume} is of a start that was cut short before there was a database \
+                     in it; it is made anew"
+                ));
+                self.discard(&volume).await?;
+                self.bring_up_stores().await
+            }
+            other => other,
+        };
+        begun?;
+        self.compose_up(&[Service::Server]).await?;
+        if self.options.wait {
+            let patience = self.patience(first_boot || earlier.new_volumes.contains(&volume));
+            self.wait(Service::Server, patience).await?;
+        }
+        Ok(())
+    }
+
+    /// What keeps data comes first, so that the database is known to be well, and to let us in,
+    /// before Conductor needs it.
+    async fn bring_up_stores(&self) -> Result<()> {
+        let mut stores = self.deployment.settings.services();
+        stores.retain(|&service| service != Service::Server);
+        self.compose_up(&stores).await?;
+        for service in stores {
+            self.wait(service, self.patience(true)).await?;
+        }
+        self.make_password_fit().await
+    }
+
+    async fn compose_up(&self, services: &[Service]) -> Result<()> {
+        let mut args = vec!["up", "-d", "--no-build"];
+        args.extend(services.iter().map(|service| service.key()));
+        let step = format!("starting {}", args[3..].join(", "));
+        self.events.started(&step);
+        self.ready
+            .compose
+            .run(&self.deployment.project(), &args, UP, |_| {})
+            .await
+            .map_err(diagnose::compose)?;
+        self.events.finished(&step, "");
+        Ok(())
+    }
+
+    async fn wait(&self, service: Service, patience: Patience) -> Result<()> {
+        let engine = &self.ready.engine;
+        until_healthy(engine, &self.deployment, service, patience, self.events).await
+    }
+
+    fn patience(&self, first_boot: bool) -> Patience {
+        let configured = self.stack.config.server.health_timeout;
+        let limit = self.options.health_timeout.unwrap_or_else(|| {
+            Duration::from_secs(if configured > 0 {
+                configured
+            } else {
+                HEALTH_TIMEOUT
+            })
+        });
+        let times = if first_boot {
+            FIRST_BOOT_TIMES
+        } else {
+            LATER_BOOT_TIMES
+        };
+        Patience {
+            limit,
+            at_most: limit * times,
+        }
+    }
+
+    /// A volume that came from a backup, or from before the secrets were lost, has another
+    /// password. Inside its container the database trusts its own host, so it can be told ours.
+    async fn make_password_fit(&self) -> Result<()> {
+        let address = self.deployment.database()?;
+        let Err(error) = Session::open(&address).await else {
+            return Ok(());
+        };
+        let refused = said(&error).contains("password authentication failed");
+        if !refused {
+            return Err(error);
+        }
+        let name = self.deployment.names.container(Service::Postgres);
+        let password = address.password().unwrap_or_default();
+        // Made of hexadecimal digits; whatever a user put there is quoted as SQL wants it.
+        let sql = format!(
+            "ALTER ROLE conductor PASSWORD '{}';\n",
+            password.replace('\'', "''")
+        );
+        let command = [
+            "psql",
+            "-X",
+            "-q",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-U",
+            "conductor",
+            "-d",
+            "conductor",
+        ];
+        let (code, _) = self
+            .ready
+            .engine
+            .run_inside(&name, "postgres", &command, sql.as_bytes())
+            .await?;
+        if code != 0 {
+            return Err(error);
+        }
+        self.events.note(
+            "the database had another password than docker/secrets; it was given the one that is \
+             there",
+        );
+        Session::open(&address).await.map(drop)
+    }
+
+    async fn discard(&self, volume: &str) -> Result<()> {
+        let engine = &self.ready.engine;
+        let name = self.deployment.names.container(Service::Postgres);
+        engine.remove_container(&name).await?;
+        engine.remove_volume(volume).await
+    }
+}
+
+/// Whether the database says that its first start never got to its end. Then the database
+/// `conductor` was never open to anybody, and nothing can be lost.
+fn never_finished(error: &Error) -> bool {
+    let said = said(error);
+    [
+        "pg_control",
+        "exists but is not empty",
+        "database \"conductor\" does not exist",
+        "role \"conductor\" does not exist",
+        "no pg_hba.conf entry",
+        "pg_filenode.map",
+    ]
+    .iter()
+    .any(|text| said.contains(text))
+}
+
+fn said(error: &Error) -> String {
+    format!("{error}\n{}", error.causes().join("\n"))
+}

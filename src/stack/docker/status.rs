@@ -1,0 +1,165 @@
+//! How the containers are, whoever started them.
+
+use super::{Deployment, Service};
+use crate::adapters::docker::{Container, Engine, Usage};
+use crate::conductor::Client;
+use crate::conductor::health::{self, Health};
+use crate::error::Result;
+use crate::stack::Stack;
+use futures_util::future::try_join_all;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How long honest health may take to be told.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// How the Docker tier is.
+#[derive(Debug, Clone, Serialize)]
+pub struct DockerStatus {
+    /// The engine, for example `Docker 20.10.24 at unix:///var/run/docker.sock`.
+    pub engine: String,
+    /// The Compose project.
+    pub project: String,
+    /// The server's health, if it runs.
+    pub health: Option<Health>,
+    /// The server's address, if it runs.
+    pub url: Option<String>,
+    /// The services whose container is there.
+    pub services: Vec<ServiceStatus>,
+    /// The stack's volumes that are there, also without a container.
+    pub volumes: Vec<VolumeStatus>,
+}
+
+/// How a service is.
+#[derive(Debug, Clone, Serialize)]
+pub struct ServiceStatus {
+    /// Its name in the Compose file.
+    pub service: &'static str,
+    /// Its container.
+    #[serde(flatten)]
+    pub container: Container,
+    /// What it uses, if it runs.
+    pub usage: Option<Usage>,
+    /// Seconds that it has run.
+    pub uptime_seconds: Option<i64>,
+}
+
+/// A volume.
+#[derive(Debug, Clone, Serialize)]
+pub struct VolumeStatus {
+    /// Its name.
+    pub name: String,
+    /// Bytes in it, if the engine says.
+    pub size_bytes: Option<u64>,
+}
+
+impl DockerStatus {
+    /// Some container of the stack runs.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.services.iter().any(|s| s.container.is_running())
+    }
+
+    /// Conductor answers from its database, and every container that is there is well.
+    #[must_use]
+    pub fn is_healthy(&self) -> bool {
+        self.health.as_ref().is_some_and(Health::is_up)
+            && self.services.iter().all(|s| s.container.is_healthy())
+    }
+
+    /// There is data of this tier on this host.
+    #[must_use]
+    pub fn has_data(&self) -> bool {
+        !self.volumes.is_empty()
+    }
+}
+
+/// Looks how the containers are. `measure` asks for memory, CPU and sizes too, which takes a second.
+pub async fn status(stack: &Stack, engine: &Engine, measure: bool) -> Result<DockerStatus> {
+    let deployment = Deployment::of(stack)?;
+    let looking = Service::ALL
+        .into_iter()
+        .map(|service| service_status(engine, &deployment, service, measure));
+    let sizes = async {
+        if measure {
+            engine.volume_sizes().await
+        } else {
+            BTreeMap::new()
+        }
+    };
+    let (services, sizes) = tokio::join!(try_join_all(looking), sizes);
+    let services: Vec<ServiceStatus> = services?.into_iter().flatten().collect();
+    let url = services.iter().find_map(server_url);
+    let health = match &url {
+        Some(url) => Some(health::check(&Client::new(url.clone())?, ANSWER).await),
+        None => None,
+    };
+    Ok(DockerStatus {
+        engine: engine.name(),
+        project: deployment.names.prefix().to_owned(),
+        health,
+        url,
+        volumes: volumes(engine, &deployment, &services, &sizes).await?,
+        services,
+    })
+}
+
+async fn service_status(
+    engine: &Engine,
+    deployment: &Deployment,
+    service: Service,
+    measure: bool,
+) -> Result<Option<ServiceStatus>> {
+    let Some(container) = deployment.container(engine, service).await? else {
+        return Ok(None);
+    };
+    let name = container.name.clone();
+    let usage = if measure && container.is_running() {
+        engine.usage(&name).await?
+    } else {
+        None
+    };
+    let uptime_seconds = container
+        .started_at
+        .filter(|_| container.is_running())
+        .map(|at| (chrono::Utc::now() - at).num_seconds());
+    Ok(Some(ServiceStatus {
+        service: service.key(),
+        container,
+        usage,
+        uptime_seconds,
+    }))
+}
+
+/// The address that leads to the server now, which need not be the configured one.
+fn server_url(status: &ServiceStatus) -> Option<String> {
+    if status.service != Service::Server.key() || !status.container.is_running() {
+        return None;
+    }
+    let port = status.container.host_port(Service::Server.inner_port())?;
+    Some(format!("http://127.0.0.1:{port}"))
+}
+
+async fn volumes(
+    engine: &Engine,
+    deployment: &Deployment,
+    services: &[ServiceStatus],
+    sizes: &BTreeMap<String, u64>,
+) -> Result<Vec<VolumeStatus>> {
+    let own = Service::ALL.map(|service| deployment.names.volume(service));
+    let mounted = services.iter().flat_map(|s| s.container.volumes.values());
+    let mut names: Vec<String> = own.into_iter().chain(mounted.cloned()).collect();
+    names.sort();
+    names.dedup();
+    let mut volumes = Vec::new();
+    for name in names {
+        if engine.volume(&name).await?.is_some() {
+            volumes.push(VolumeStatus {
+                size_bytes: sizes.get(&name).copied(),
+                name,
+            });
+        }
+    }
+    Ok(volumes)
+}

@@ -1,0 +1,62 @@
+//! Stopping the containers: Conductor first, the database last. Volumes stay, always.
+
+use super::journal::Journal;
+use super::{Deployment, Service};
+use crate::adapters::docker::{Container, Engine};
+use crate::error::Result;
+use crate::event::Events;
+use crate::stack::Stack;
+use std::time::Instant;
+
+/// Whether Conductor's container runs.
+pub async fn server_runs(stack: &Stack, engine: &Engine) -> Result<bool> {
+    let deployment = Deployment::of(stack)?;
+    let container = deployment.container(engine, Service::Server).await?;
+    Ok(container.as_ref().is_some_and(is_up))
+}
+
+/// Stops Conductor's container alone: the database goes on, for whoever works on it.
+pub async fn stop_server(stack: &Stack, engine: &Engine, events: &Events) -> Result<Vec<String>> {
+    stop_these(stack, engine, &[Service::Server], events).await
+}
+
+/// Stops what runs of the stack's containers, whoever started them, and names them.
+pub async fn stop(stack: &Stack, engine: &Engine, events: &Events) -> Result<Vec<String>> {
+    let mut services = Service::ALL;
+    services.reverse();
+    let stopped = stop_these(stack, engine, &services, events).await?;
+    // Whatever a start that was cut short has left: it had time to become a stack that was used.
+    Journal::remove(stack)?;
+    Ok(stopped)
+}
+
+/// A container between two restarts does not run, and would run again.
+fn is_up(container: &Container) -> bool {
+    container.is_running() || container.state == "restarting"
+}
+
+async fn stop_these(
+    stack: &Stack,
+    engine: &Engine,
+    services: &[Service],
+    events: &Events,
+) -> Result<Vec<String>> {
+    let deployment = Deployment::of(stack)?;
+    let mut stopped = Vec::new();
+    for &service in services {
+        let name = deployment.names.container(service);
+        let container = deployment.container(engine, service).await?;
+        if !container.as_ref().is_some_and(is_up) {
+            continue;
+        }
+        let step = format!("stopping {name}");
+        events.started(&step);
+        let begun = Instant::now();
+        engine
+            .stop_container(&name, service.grace(&stack.config))
+            .await?;
+        events.finished(&step, format!("{:.1} s", begun.elapsed().as_secs_f64()));
+        stopped.push(name);
+    }
+    Ok(stopped)
+}

@@ -1,0 +1,499 @@
+//! Tier 1 on a real Docker engine: from nothing to healthy, and what goes wrong on the way.
+//!
+//! `scripts/testbed env` prints the variables that name the images; `scripts/test` sets them.
+//! Everything is made under a prefix of its own and removed again. The only doubles are two sockets:
+//! one that takes a connection and never answers, for an engine that hangs, and one that passes
+//! everything on to the real engine until it dies in the middle.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test may stop at the first surprise, in its helpers as well"
+)]
+
+use serde_json::Value;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// More than one server at a time would only make each slower than its time limit.
+static ONE_STACK: Mutex<()> = Mutex::new(());
+
+fn testbed(part: &str) -> String {
+    let name = format!("K1OPS_TESTBED_{part}");
+    std::env::var(&name).unwrap_or_else(|_| {
+        panic!(
+            "{name} is not set: this test needs a real Docker engine and images. Run it through \
+             `scripts/test`, or: scripts/testbed && eval \"$(scripts/testbed env)\""
+        )
+    })
+}
+
+struct Bench {
+    folder: tempfile::TempDir,
+    prefix: String,
+    port: u16,
+    others: Vec<u16>,
+    _one: MutexGuard<'static, ()>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self::with("")
+    }
+
+    fn with(settings: &str) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let bench = Self {
+            _one: ONE_STACK.lock().unwrap_or_else(PoisonError::into_inner),
+            folder: tempfile::tempdir().unwrap(),
+            prefix: format!("k1test{}n{number}", std::process::id()),
+            port: free_port(),
+            others: vec![free_port(), free_port()],
+        };
+        let text = format!(
+            "tier = 'docker'\n{settings}\n[ports]\nconductor = {}\npostgres = {}\nredis = {}\n",
+            bench.port, bench.others[0], bench.others[1]
+        );
+        std::fs::write(bench.folder.path().join("k1ops.toml"), text).unwrap();
+        bench
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_k1ops"));
+        command
+            .args(arguments)
+            .current_dir(self.folder.path())
+            .env(
+                "K1OPS_CACHE",
+                Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"),
+            )
+            .env("K1OPS_DOCKER_PREFIX", &self.prefix)
+            .env("K1OPS_DOCKER_POSTGRES_IMAGE", testbed("POSTGRES_IMAGE"))
+            .env("K1OPS_DOCKER_REDIS_IMAGE", testbed("REDIS_IMAGE"))
+            .env("K1OPS_DOCKER_JAVA_IMAGE", testbed("JAVA_IMAGE"))
+            .env("K1OPS_SERVER_HEALTH_TIMEOUT", "400")
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// Runs with `--json`, expects this exit code, and reads the answer.
+    fn json(&self, arguments: &[&str], code: i32) -> Value {
+        let output = self.run(&[arguments, &["--json"]].concat());
+        assert_code(&output, code);
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    fn docker_folder(&self) -> PathBuf {
+        self.folder.path().join(".conductor/docker")
+    }
+
+    fn container(&self, name: &str) -> String {
+        format!("{}-{name}", self.prefix)
+    }
+
+    /// Containers, volumes and networks under this prefix.
+    fn left(&self) -> Vec<String> {
+        let filter = format!("name={}", self.prefix);
+        let format = |column| ["--filter", &filter, "--format", column].map(str::to_owned);
+        let mut left = lines_of(&["ps", "-a"], &format("{{.Names}}"));
+        left.extend(lines_of(&["volume", "ls"], &format("{{.Name}}")));
+        left.extend(lines_of(&["network", "ls"], &format("{{.Name}}")));
+        left
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.port)
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        for (list, remove) in [
+            (vec!["ps", "-aq"], vec!["rm", "-f", "-v"]),
+            (vec!["volume", "ls", "-q"], vec!["volume", "rm"]),
+            (vec!["network", "ls", "-q"], vec!["network", "rm"]),
+        ] {
+            let filter = ["--filter".to_owned(), format!("name={}", self.prefix)];
+            for id in lines_of(&list, &filter) {
+                let _ = docker(&[remove.as_slice(), &[id.as_str()]].concat());
+            }
+        }
+        let images = [format!("{}-server", self.prefix)];
+        for id in lines_of(&["images", "-q"], &images) {
+            let _ = docker(&["rmi", &id]);
+        }
+    }
+}
+
+fn free_port() -> u16 {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    free.local_addr().unwrap().port()
+}
+
+fn docker(arguments: &[&str]) -> Output {
+    Command::new("docker").args(arguments).output().unwrap()
+}
+
+fn docker_out(arguments: &[&str]) -> String {
+    let output = docker(arguments);
+    assert_code(&output, 0);
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn lines_of(command: &[&str], rest: &[String]) -> Vec<String> {
+    let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
+    let text = docker_out(&[command, &rest].concat());
+    text.lines().map(str::to_owned).collect()
+}
+
+fn text(output: &Output) -> String {
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+#[track_caller]
+fn assert_code(output: &Output, code: i32) {
+    assert_eq!(output.status.code(), Some(code), "{}", text(output));
+}
+
+#[track_caller]
+fn assert_says(output: &Output, words: &str) {
+    let said = text(output);
+    assert!(said.contains(words), "not said: {words}\n{said}");
+}
+
+fn http(method: &str, url: &str, body: &str) -> String {
+    let output = Command::new("curl")
+        .args(["-fsS", "-X", method, url, "-d", body])
+        .args(["-H", "Content-Type: application/json"])
+        .output()
+        .unwrap();
+    assert_code(&output, 0);
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn define_workflow(bench: &Bench) {
+    let workflow = r#"{"name":"kept","version":1,"schemaVersion":2,"ownerEmail":"a@example.org",
+        "tasks":[{"name":"t","taskReferenceName":"t","type":"SIMPLE"}]}"#;
+    http("POST", &bench.url("/api/metadata/workflow"), workflow);
+}
+
+fn is_workflow_there(bench: &Bench) -> bool {
+    let url = bench.url("/api/metadata/workflow/kept");
+    Command::new("curl")
+        .args(["-fsS", "-o", "/dev/null", &url])
+        .status()
+        .unwrap()
+        .success()
+}
+
+/// No password is where others can see it, and no port is open to others.
+fn assert_safe(bench: &Bench) {
+    use std::os::unix::fs::PermissionsExt;
+    let secrets = bench.docker_folder().join("secrets");
+    for entry in std::fs::read_dir(&secrets).unwrap() {
+        let mode = entry.unwrap().metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+    let password = std::fs::read_to_string(secrets.join("postgres_password")).unwrap();
+    let redis = std::fs::read_to_string(secrets.join("redis.conf")).unwrap();
+    let redis = redis
+        .lines()
+        .find(|l| l.starts_with("requirepass "))
+        .unwrap();
+    let redis = redis.split(' ').next_back().unwrap();
+    for name in ["postgres", "redis", "server"] {
+        let name = bench.container(name);
+        let shown = docker_out(&["inspect", &name]) + &docker_out(&["logs", &name]);
+        assert!(
+            !shown.contains(&password) && !shown.contains(redis),
+            "{name}"
+        );
+        let inspected: Value = serde_json::from_str(&docker_out(&["inspect", &name])).unwrap();
+        let host = &inspected[0]["HostConfig"];
+        assert_eq!(host["ReadonlyRootfs"], true, "{name}");
+        assert_eq!(host["CapDrop"][0], "ALL", "{name}");
+        for bindings in host["PortBindings"].as_object().unwrap().values() {
+            assert_eq!(bindings[0]["HostIp"], "127.0.0.1", "{name}");
+        }
+    }
+    let who = docker_out(&["exec", &bench.container("server"), "id", "-u"]);
+    assert_ne!(who.trim(), "0");
+    for file in [".env", "docker-compose.yaml"] {
+        let text = std::fs::read_to_string(bench.docker_folder().join(file)).unwrap();
+        assert!(!text.contains(&password), "{file}");
+    }
+}
+
+#[test]
+fn from_nothing_to_healthy_and_a_workflow_outlives_a_stop() {
+    let bench = Bench::new();
+    let started = bench.json(&["start"], 0);
+    assert_eq!(started["tier"], "docker");
+    assert_eq!(started["outcome"], "started");
+    assert_eq!(started["health"]["state"], "up");
+    assert_safe(&bench);
+    define_workflow(&bench);
+
+    let status = bench.json(&["status"], 0);
+    let services = status["docker"]["services"].as_array().unwrap();
+    assert_eq!(services.len(), 3);
+    for service in services {
+        assert_eq!(service["health"], "healthy");
+        assert!(service["usage"]["memory"].as_u64().unwrap() > 1 << 20);
+        assert!(service["uptime_seconds"].as_i64().is_some());
+    }
+    let volumes = status["docker"]["volumes"].as_array().unwrap();
+    let data = format!("{}_postgres_data", bench.prefix);
+    let data = volumes.iter().find(|v| v["name"] == data.as_str()).unwrap();
+    assert!(data["size_bytes"].as_u64().unwrap() > 1 << 20);
+    let log = bench.run(&["logs", "server", "--lines", "5"]);
+    assert_code(&log, 0);
+    assert_eq!(log.stdout.iter().filter(|&&b| b == b'\n').count(), 5);
+    let kept = [&bench.container("server"), "head", "-c", "200"].map(str::to_owned);
+    let kept = [&kept[..], &["/app/logs/conductor-server.log".to_owned()]].concat();
+    assert!(!lines_of(&["exec"], &kept).is_empty());
+
+    assert_eq!(bench.json(&["start"], 0)["outcome"], "already_running");
+
+    let stopped = bench.json(&["stop"], 0);
+    assert_eq!(stopped["containers"][0], bench.container("server").as_str());
+    assert_eq!(bench.json(&["status"], 1)["server"]["state"], "stopped");
+    assert!(
+        bench
+            .left()
+            .iter()
+            .any(|name| name.ends_with("_postgres_data"))
+    );
+
+    // Containers can be lost; what is in the volumes is not, nor is it after the password is.
+    for name in ["postgres", "redis", "server"] {
+        docker_out(&["rm", "-f", &bench.container(name)]);
+    }
+    std::fs::remove_dir_all(bench.docker_folder().join("secrets")).unwrap();
+    bench.json(&["start"], 0);
+    assert!(is_workflow_there(&bench));
+}
+
+#[test]
+fn compose_v1_brings_it_up_as_well() {
+    let compose = testbed("COMPOSE_V1");
+    let bench = Bench::with(&format!("[docker]\ncompose = '{compose}'"));
+    let started = bench.json(&["start"], 0);
+    assert_eq!(started["health"]["state"], "up");
+    define_workflow(&bench);
+    bench.json(&["stop"], 0);
+    bench.json(&["start"], 0);
+    assert!(is_workflow_there(&bench));
+}
+
+#[test]
+fn a_server_that_dies_is_named_and_nothing_is_left() {
+    let bench = Bench::with("[server]\nheap = '1x'");
+    let output = bench.run(&["start"]);
+    assert_code(&output, 2);
+    assert_says(&output, "conductor-server");
+    assert_says(&output, "does not accept its memory settings");
+    assert_says(&output, "Invalid maximum heap size");
+    assert_eq!(bench.left(), [] as [&str; 0]);
+}
+
+#[test]
+fn a_build_that_fails_shows_its_last_lines_and_an_edited_file_stays() {
+    let bench = Bench::new();
+    assert_code(&bench.run(&["init"]), 0);
+    let dockerfile = bench.docker_folder().join("server/Dockerfile");
+    let base = testbed("JAVA_IMAGE");
+    let edited = format!("FROM {base}\nRUN echo the last words && exit 7\n");
+    std::fs::write(&dockerfile, &edited).unwrap();
+    let output = bench.run(&["start"]);
+    assert_code(&output, 1);
+    assert_says(&output, "the last words");
+    assert_says(&output, "returned a non-zero code: 7");
+    assert_says(&output, "was edited and is used as it is");
+    assert_eq!(bench.left(), [] as [&str; 0]);
+
+    let output = bench.run(&["init"]);
+    assert_code(&output, 6);
+    assert_says(&output, "-RUN echo the last words");
+    assert_eq!(std::fs::read_to_string(&dockerfile).unwrap(), edited);
+    assert_code(&bench.run(&["init", "--yes"]), 0);
+    assert_ne!(std::fs::read_to_string(&dockerfile).unwrap(), edited);
+}
+
+#[test]
+fn a_taken_port_is_named_before_anything_is_started() {
+    let bench = Bench::new();
+    let _holder = TcpListener::bind(("127.0.0.1", bench.others[1])).unwrap();
+    let output = bench.run(&["start"]);
+    assert_code(&output, 3);
+    assert_says(
+        &output,
+        &format!("port {}, wanted for redis", bench.others[1]),
+    );
+    assert_says(&output, &format!("PID {}", std::process::id()));
+    assert_eq!(bench.left(), [] as [&str; 0]);
+
+    // Left to itself it goes on with what is left, and says why.
+    let output = bench
+        .command(&["start"])
+        .env("K1OPS_TIER", "auto")
+        .env("K1OPS_SERVER_JAVA", "/no/such/java")
+        .output()
+        .unwrap();
+    assert_code(&output, 1);
+    assert_says(&output, "tier 1 (docker) is passed over: port");
+    assert_says(&output, "tier 2 (jar) is passed over");
+}
+
+#[test]
+fn a_volume_of_another_major_version_is_refused_and_untouched() {
+    let bench = Bench::new();
+    let volume = format!("{}_postgres_data", bench.prefix);
+    docker_out(&["volume", "create", &volume]);
+    let mount = format!("{volume}:/var/lib/postgresql/data");
+    let image = testbed("POSTGRES_IMAGE");
+    let write = "echo 14 > /var/lib/postgresql/data/PG_VERSION";
+    let run = ["run", "--rm", "--entrypoint", "sh", "-v", &mount, &image];
+    docker_out(&[&run[..], &["-c", write]].concat());
+    let output = bench.run(&["start"]);
+    assert_code(&output, 4);
+    assert_says(&output, "belongs to PostgreSQL 14");
+    let read = "cat /var/lib/postgresql/data/PG_VERSION";
+    assert_eq!(docker_out(&[&run[..], &["-c", read]].concat()), "14\n");
+    assert_eq!(bench.left(), [volume]);
+}
+
+#[test]
+fn an_engine_that_hangs_is_said_to_hang() {
+    let bench = Bench::new();
+    let socket = bench.folder.path().join("docker.sock");
+    let _listener = UnixListener::bind(&socket).unwrap();
+    let output = bench
+        .command(&["start"])
+        .env("DOCKER_HOST", format!("unix://{}", socket.display()))
+        .output()
+        .unwrap();
+    assert_code(&output, 3);
+    assert_says(&output, "it hangs");
+}
+
+/// How an engine ends in the middle of a start.
+#[derive(Clone, Copy, PartialEq)]
+enum Ending {
+    Killed,
+    Hanging,
+}
+
+/// A socket that passes everything on to the real engine until `POST .../start` was asked of it.
+fn dying_engine(socket: &Path, ending: Ending) {
+    let listener = UnixListener::bind(socket).unwrap();
+    let over = Arc::new(AtomicBool::new(false));
+    let place = socket.to_owned();
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let Ok(client) = client else { return };
+            if over.load(Ordering::SeqCst) {
+                if ending == Ending::Killed {
+                    return;
+                }
+                // Kept open and never answered.
+                std::mem::forget(client);
+                continue;
+            }
+            let engine = UnixStream::connect("/var/run/docker.sock").unwrap();
+            pass_on(
+                &client,
+                &engine,
+                Some((over.clone(), ending, place.clone())),
+            );
+            pass_on(&engine, &client, None);
+        }
+    });
+}
+
+fn pass_on(from: &UnixStream, to: &UnixStream, end: Option<(Arc<AtomicBool>, Ending, PathBuf)>) {
+    let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+    std::thread::spawn(move || {
+        let mut part = vec![0; 1 << 16];
+        while let Ok(n @ 1..) = from.read(&mut part) {
+            let said = String::from_utf8_lossy(&part[..n.min(200)]).into_owned();
+            let starts = said.starts_with("POST ")
+                && said
+                    .lines()
+                    .next()
+                    .is_some_and(|line| line.contains("/start"));
+            if let Some((over, ending, place)) = &end
+                && starts
+            {
+                over.store(true, Ordering::SeqCst);
+                match ending {
+                    Ending::Killed => {
+                        let _ = std::fs::remove_file(place);
+                        let _ = UnixStream::connect(place);
+                        let _ = from.shutdown(std::net::Shutdown::Both);
+                        return;
+                    }
+                    Ending::Hanging => loop {
+                        std::thread::park();
+                    },
+                }
+            }
+            if to.write_all(&part[..n]).is_err() {
+                break;
+            }
+        }
+        let _ = to.shutdown(std::net::Shutdown::Write);
+    });
+}
+
+fn start_on_a_dying_engine(ending: Ending) {
+    let bench = Bench::new();
+    let socket = bench.folder.path().join("docker.sock");
+    dying_engine(&socket, ending);
+    let begun = Instant::now();
+    let output = bench
+        .command(&["start"])
+        .env("DOCKER_HOST", format!("unix://{}", socket.display()))
+        .output()
+        .unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(900), "it never ended");
+    assert!(
+        matches!(output.status.code(), Some(1 | 3)),
+        "{}",
+        text(&output)
+    );
+    assert_says(&output, "could not all be taken down");
+    // The engine is back, with half a stack: the next start makes it whole.
+    assert!(!bench.left().is_empty());
+    assert_code(&bench.run(&["start", "--wait=false"]), 0);
+    let status = bench.run(&["status", "--json"]);
+    let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+    for service in status["docker"]["services"].as_array().unwrap() {
+        assert_eq!(service["state"], "running", "{service}");
+    }
+}
+
+#[test]
+fn an_engine_killed_in_the_middle_leaves_what_the_next_start_makes_whole() {
+    start_on_a_dying_engine(Ending::Killed);
+}
+
+#[test]
+fn an_engine_that_hangs_in_the_middle_is_given_up() {
+    start_on_a_dying_engine(Ending::Hanging);
+}
