@@ -75,6 +75,7 @@ async fn take(address: &Address, place: &Path) -> Manifest {
     let options = backup::Options {
         jobs: 3,
         pg_dump: PathBuf::new(),
+        inside: None,
     };
     let (events, interrupt) = (Events::silent(), Interrupt::default());
     let taken = backup::take(&writer, address, &options, &events, &interrupt)

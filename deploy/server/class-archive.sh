@@ -5,7 +5,8 @@ set -euo pipefail
 [ "${1:-1}" = 1 ] || exit 0
 
 scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
+# Its log as well: it would be in the volume, and belong to another user than the server's.
+trap 'rm -rf "$scratch" /app/logs/*' EXIT
 major=$(java -XshowSettings:properties -version 2>&1 | sed -n 's/.*java.specification.version = \([0-9]*\).*/\1/p')
 if [ "${major:-0}" -ge 25 ]; then
   archive=/app/conductor.aot record=-XX:AOTCacheOutput=/app/conductor.aot

@@ -13,3 +13,4 @@ pub mod port;
 pub mod postgres;
 pub mod process;
 pub mod sqlite;
+pub mod tar_program;

@@ -82,6 +82,8 @@ pub enum Source {
     Sqlite(SqliteSource),
     /// A `PostgreSQL` cluster's files, taken while it ran, under `volumes/NAME/`.
     Physical(PhysicalSource),
+    /// The files of another volume, under `volumes/NAME/`.
+    Volume(VolumeSource),
     /// The stack's configuration without secrets, under `config/`.
     Config(ConfigSource),
 }
@@ -256,6 +258,39 @@ impl PhysicalSource {
     }
 }
 
+/// The files of a volume, as one tar stream in parts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeSource {
+    /// The volume's name.
+    pub volume: String,
+    /// The service that it belongs to, as the Compose file calls it.
+    pub service: String,
+    /// What the stream holds.
+    pub content: VolumeContent,
+    /// The folder of its parts: `volumes/VOLUME`.
+    pub folder: String,
+    /// How many parts there are.
+    pub parts: u32,
+    /// Bytes of the tar stream.
+    pub size: u64,
+    /// Bytes of the files in it.
+    pub bytes: u64,
+    /// The entries in it, folders included, and their digest.
+    pub entries: RowDigest,
+}
+
+/// What the tar stream of a volume holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VolumeContent {
+    /// The volume's files.
+    Files,
+    /// The snapshot that Redis took of itself: `dump.rdb`.
+    RedisSnapshot,
+    /// A snapshot repository of Elasticsearch with one snapshot.
+    ElasticsearchSnapshot,
+}
+
 /// The stack's configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfigSource {
@@ -351,6 +386,14 @@ impl Manifest {
         })
     }
 
+    /// The volumes that are there as files.
+    pub fn volumes(&self) -> impl Iterator<Item = &VolumeSource> {
+        self.sources.iter().filter_map(|source| match source {
+            Source::Volume(volume) => Some(volume),
+            _ => None,
+        })
+    }
+
     /// The members of a folder, in the order of the file.
     pub fn members_in<'a>(&'a self, folder: &'a str) -> impl Iterator<Item = &'a Member> {
         self.members.iter().filter(move |m| {
@@ -366,7 +409,7 @@ impl Manifest {
         let of = |source: &Source| match source {
             Source::Postgres(p) => p.tables.iter().map(|t| t.digest.rows).sum(),
             Source::Sqlite(s) => s.tables.iter().map(|t| t.digest.rows).sum(),
-            Source::Physical(_) | Source::Config(_) => 0,
+            Source::Physical(_) | Source::Volume(_) | Source::Config(_) => 0,
         };
         self.sources.iter().map(of).sum()
     }

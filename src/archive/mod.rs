@@ -11,6 +11,7 @@ mod pgdata;
 mod reader;
 mod rows;
 mod tape;
+pub mod tree;
 mod verify;
 mod writer;
 
@@ -18,7 +19,7 @@ pub use codec::{Codec, CodecSettings};
 pub use manifest::{
     ColumnList, ConfigSource, FORMAT, Header, LargeObjects, LeftOut, Manifest, Member,
     PhysicalArchive, PhysicalSource, PostgresSource, PostgresTable, Role, Source, SqliteSource,
-    SqliteTable,
+    SqliteTable, VolumeContent, VolumeSource,
 };
 pub use parts::{PartsReader, part_path};
 pub use pgdata::{Entry, PgDataCheck, walk};

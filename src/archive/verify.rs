@@ -1,8 +1,8 @@
 //! Checks an archive: quickly its structure, or fully every byte, frame and row.
 
-use super::manifest::{Member, Source};
+use super::manifest::{Member, Source, VolumeSource};
 use super::tape::{self, BLOCK};
-use super::{Archive, RowDigest, pgdata};
+use super::{Archive, PartsReader, RowDigest, parts, pgdata, tree};
 use crate::error::{Context, Result};
 use crate::event::{Events, Unit};
 use crate::interrupt::Interrupt;
@@ -74,6 +74,10 @@ pub async fn verify(
             let (archive, source, interrupt) = (archive.clone(), source.clone(), interrupt.clone());
             threads.spawn_blocking(move || pgdata::check(&archive, &source, jobs, &interrupt));
         }
+        for volume in archive.manifest().volumes() {
+            let (archive, volume, interrupt) = (archive.clone(), volume.clone(), interrupt.clone());
+            threads.spawn_blocking(move || check_volume(&archive, &volume, jobs, &interrupt));
+        }
     }
     for _ in 0..jobs.max(1) {
         let work = work.clone();
@@ -122,8 +126,10 @@ impl Work {
     ) -> Self {
         let (next, done) = (AtomicUsize::new(0), AtomicU64::new(0));
         let physical = archive.manifest().physical();
+        let volumes = archive.manifest().volumes().map(|v| v.folder.clone());
         let streams = physical
             .flat_map(|source| source.archives.iter().map(|of| source.parts_folder(of)))
+            .chain(volumes)
             .collect();
         Self {
             archive,
@@ -211,6 +217,26 @@ impl Work {
     }
 }
 
+/// A volume's stream must hold what was in the volume, and nothing that leads elsewhere.
+fn check_volume(
+    archive: &Archive,
+    volume: &VolumeSource,
+    jobs: usize,
+    interrupt: &Interrupt,
+) -> Result<()> {
+    let mut parts = PartsReader::new(archive, &volume.folder, volume.parts, jobs, interrupt)?;
+    // The reader knows best why it stopped; the tar's reader only knows that it did.
+    let found = tree::read_within(&mut parts, volume.bytes)
+        .map_err(|e| parts.take_failure().unwrap_or(e))?;
+    if found.digest == volume.entries && found.bytes == volume.bytes {
+        return Ok(());
+    }
+    let name = &volume.volume;
+    Err(archive.bad(format!(
+        "is damaged: the files of volume {name} are not those of the manifest"
+    )))
+}
+
 /// Adds the rows that `piece` completes; `rest` carries the unfinished one.
 fn add_rows(digest: &mut RowDigest, rest: &mut Vec<u8>, piece: &[u8]) {
     let mut piece = piece;
@@ -283,6 +309,13 @@ fn check_sums(archive: &Archive) -> Result<()> {
                 }
             }
             Source::Physical(physical) => pgdata::check_structure(archive, physical)?,
+            Source::Volume(volume) => {
+                let members = parts::ordered(archive, &volume.folder, volume.parts)?;
+                if members.iter().map(|m| m.raw_size).sum::<u64>() != volume.size {
+                    let folder = &volume.folder;
+                    return Err(archive.bad(format!("is damaged: {folder} has another size")));
+                }
+            }
             Source::Config(config) => {
                 archive.member(&config.path)?;
             }

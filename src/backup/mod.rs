@@ -3,12 +3,15 @@
 //! Knows how each kind of source is read; does not know how anything is restored.
 
 mod config_file;
+mod parts;
 pub mod physical;
 mod plan;
 pub mod postgres;
 mod restore_txt;
 mod run;
 pub mod sqlite;
+mod volume;
 
 pub use plan::{BackupOptions, BackupPlan, PlannedSource, has_data, jobs, plan, sqlite_files};
 pub use run::{BackedUp, BackupReport, run, take};
+pub use volume::readable_folder;

@@ -4,10 +4,11 @@
 //! Nothing is copied to disk in between, and memory is bounded by the archive writer. The server
 //! keeps its write-ahead log until the backup has ended, so that none of it is recycled too early.
 
+use super::parts::Parts;
 use crate::adapters::postgres::Address;
 use crate::adapters::postgres::replication::{Piece, Position, Replication};
 use crate::archive::backup_manifest::{self, BackupManifest};
-use crate::archive::{NewMember, PhysicalArchive, PhysicalSource, Writer, part_path};
+use crate::archive::{NewMember, PhysicalArchive, PhysicalSource, Writer};
 use crate::error::{Error, Result};
 use crate::event::{Events, Unit};
 use crate::interrupt::Interrupt;
@@ -53,7 +54,7 @@ async fn take_all(
         step: &step,
         folder: format!("volumes/{volume}"),
         archives: Vec::new(),
-        part: Vec::with_capacity(writer.part_size()),
+        parts: None,
         manifest: None,
         total: 0,
     };
@@ -173,8 +174,8 @@ struct Taking<'a> {
     step: &'a str,
     folder: String,
     archives: Vec<PhysicalArchive>,
-    /// What has come of the part that is next.
-    part: Vec<u8>,
+    /// The archive that is coming.
+    parts: Option<Parts<'a>>,
     /// The server's manifest, once it has begun.
     manifest: Option<Vec<u8>>,
     total: u64,
@@ -221,6 +222,8 @@ impl Taking<'_> {
             let what = format!("the server sent an archive {name:?}, which does not belong");
             return Err(Error::failed(what));
         }
+        let folder = format!("{}/{stem}", self.folder);
+        self.parts = Some(Parts::begin(self.writer, folder));
         self.archives.push(PhysicalArchive {
             name: stem.to_owned(),
             location,
@@ -230,7 +233,7 @@ impl Taking<'_> {
         Ok(())
     }
 
-    async fn data(&mut self, mut bytes: &[u8]) -> Result<()> {
+    async fn data(&mut self, bytes: &[u8]) -> Result<()> {
         if let Some(manifest) = &mut self.manifest {
             if manifest.len() + bytes.len() > backup_manifest::LARGEST {
                 return Err(
@@ -241,39 +244,21 @@ impl Taking<'_> {
             manifest.extend_from_slice(bytes);
             return Ok(());
         }
-        // Every part but the last is full, so that their number depends on nothing but the size.
-        let full = self.writer.part_size();
-        while self.part.len() + bytes.len() >= full {
-            let (head, tail) = bytes.split_at(full - self.part.len());
-            self.part.extend_from_slice(head);
-            self.flush().await?;
-            bytes = tail;
-        }
-        self.part.extend_from_slice(bytes);
-        Ok(())
-    }
-
-    /// Hands what has come over to the archive as a part.
-    async fn flush(&mut self) -> Result<()> {
-        if self.part.is_empty() {
-            return Ok(());
-        }
-        let Some(archive) = self.archives.last_mut() else {
+        let Some(parts) = &mut self.parts else {
             return Err(Error::failed("the server sent data before an archive"));
         };
-        let next = Vec::with_capacity(self.writer.part_size());
-        let raw = std::mem::replace(&mut self.part, next);
-        let path = part_path(&format!("{}/{}", self.folder, archive.name), archive.parts);
-        archive.parts += 1;
-        archive.size += raw.len() as u64;
-        self.writer
-            .add(NewMember {
-                path,
-                raw,
-                rows: None,
-                compressed: true,
-            })
-            .await
+        parts.add(bytes).await
+    }
+
+    /// Ends the archive that has come, if there is one.
+    async fn flush(&mut self) -> Result<()> {
+        let (Some(mut parts), Some(archive)) = (self.parts.take(), self.archives.last_mut()) else {
+            return Ok(());
+        };
+        parts.flush().await?;
+        archive.parts = parts.parts;
+        archive.size = parts.size;
+        Ok(())
     }
 }
 

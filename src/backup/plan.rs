@@ -5,6 +5,7 @@ use crate::config::Compression;
 use crate::error::{Error, Result};
 use crate::repository::{Purpose, Repository, partial_of};
 use crate::stack::Stack;
+use crate::stack::docker::{Deployment, Names, Service};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -42,6 +43,13 @@ pub enum PlannedSource {
         /// Its size with its write-ahead log, in bytes.
         bytes: u64,
     },
+    /// A volume of tier 1.
+    Volume {
+        /// The volume.
+        volume: String,
+        /// The service that it belongs to.
+        service: Service,
+    },
     /// The configuration without secrets.
     Config {
         /// Its member.
@@ -64,6 +72,9 @@ pub struct BackupPlan {
     pub left_out: Vec<LeftOut>,
     /// Connections and compressing threads.
     pub jobs: usize,
+    /// What the volumes are called in the archive.
+    #[serde(skip)]
+    pub(super) names: Names,
     /// How members are compressed.
     #[serde(skip)]
     pub codec: CodecSettings,
@@ -76,7 +87,7 @@ pub struct BackupPlan {
 /// Fails with [`crate::error::ErrorKind::Missing`] if the stack has no data.
 pub fn plan(stack: &Stack, options: &BackupOptions, purpose: Purpose) -> Result<BackupPlan> {
     let started_at = Utc::now();
-    let sources = sources_of(stack);
+    let sources = sources_of(stack)?;
     if !has_data(&sources) {
         return Err(nothing_to_back_up(stack));
     }
@@ -89,6 +100,7 @@ pub fn plan(stack: &Stack, options: &BackupOptions, purpose: Purpose) -> Result<
         archive: place(stack, options, started_at, purpose)?,
         sources,
         left_out: left_out(stack),
+        names: Names::new(stack.config.docker.prefix.clone()),
         jobs: jobs(options.jobs.unwrap_or(configured.jobs)),
         codec: CodecSettings::of(compression, level),
         verify_fully: options.verify_fully,
@@ -105,8 +117,7 @@ pub fn jobs(wanted: usize) -> usize {
 }
 
 /// Everything of the stack that holds data or describes it.
-#[must_use]
-pub fn sources_of(stack: &Stack) -> Vec<PlannedSource> {
+pub fn sources_of(stack: &Stack) -> Result<Vec<PlannedSource>> {
     let mut sources = Vec::new();
     if stack.uses_database_url() {
         sources.push(PlannedSource::Postgres {
@@ -122,10 +133,19 @@ pub fn sources_of(stack: &Stack) -> Vec<PlannedSource> {
             });
         }
     }
+    if stack.is_in_docker()? {
+        let deployment = Deployment::of(stack)?;
+        for service in deployment.settings.services() {
+            sources.push(PlannedSource::Volume {
+                volume: deployment.volume(service),
+                service,
+            });
+        }
+    }
     sources.push(PlannedSource::Config {
         path: super::config_file::MEMBER.to_owned(),
     });
-    sources
+    Ok(sources)
 }
 
 /// The `SQLite` databases that a stack may have, by the name they go under in an archive.

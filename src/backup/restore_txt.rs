@@ -2,6 +2,7 @@
 //! script, which a test runs as it stands.
 
 use super::plan::{BackupPlan, PlannedSource};
+use crate::stack::docker::Service;
 
 /// Its member.
 pub(super) const MEMBER: &str = "RESTORE.txt";
@@ -15,6 +16,14 @@ pub(super) fn text(plan: &BackupPlan) -> String {
         match source {
             PlannedSource::Sqlite { name, .. } => text.push_str(&sqlite(name, unpack, suffix)),
             PlannedSource::Postgres { .. } => text.push_str(&postgres(unpack, suffix)),
+            PlannedSource::Volume { service, .. } => {
+                text.push_str(&volume(
+                    &plan.names.volume(*service),
+                    *service,
+                    unpack,
+                    suffix,
+                ));
+            }
             PlannedSource::Config { path } => text.push_str(&config(path)),
         }
     }
@@ -74,6 +83,33 @@ it. Roles that are there already are left as they are; passwords of roles are no
     done
     {unpack} postgres/sequences.sql{suffix} | psql -X -q -o /dev/null -v ON_ERROR_STOP=1 -d \"$TARGET\"
     {unpack} postgres/schema-post-data.sql{suffix} | psql -X -q -v ON_ERROR_STOP=1 -d \"$TARGET\"
+"
+    )
+}
+
+fn volume(name: &str, service: Service, unpack: &str, suffix: &str) -> String {
+    let what = match service {
+        Service::Postgres => {
+            "the whole PostgreSQL cluster, as a server of the same major version starts on it. It \
+             holds\nthe database above once more: use one of the two, not both."
+        }
+        Service::Redis => {
+            "dump.rdb, the snapshot that Redis took of itself. A Redis with appendonly reads it\n\
+             only if it is put in place while appendonly is off."
+        }
+        Service::Elasticsearch => {
+            "a repository of type fs with one snapshot, for Elasticsearch's\n_snapshot API."
+        }
+        Service::Server => "the server's logs.",
+    };
+    format!(
+        "
+The volume {name}: {what}
+Run as root, so that owners are kept; then copy the folder into the volume or use it as it is.
+
+    mkdir -p restored/{name}
+    if [ -d volumes/{name}/base ]; then parts=volumes/{name}/base; else parts=volumes/{name}; fi
+    if [ -d \"$parts\" ]; then {unpack} \"$parts\"/*.tar{suffix} | tar -x -p -C restored/{name}; fi
 "
     )
 }

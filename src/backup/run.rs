@@ -2,8 +2,11 @@
 
 use super::plan::{BackupOptions, BackupPlan, PlannedSource, plan};
 use super::sqlite::Snapshot;
+use super::volume::{Taken, Volumes};
 use super::{config_file, postgres, restore_txt};
+use crate::adapters::docker::Engine;
 use crate::adapters::fs::{Lock, remove_if_there};
+use crate::adapters::postgres::dump::Inside;
 use crate::archive::{
     Archive, ConfigSource, Depth, FORMAT, Header, LeftOut, Manifest, NewMember, Source, Verified,
     Writer, verify,
@@ -12,7 +15,8 @@ use crate::error::Result;
 use crate::event::Events;
 use crate::interrupt::Interrupt;
 use crate::repository::{Purpose, Repository, describe};
-use crate::stack::{Remembered, ServerState, Stack};
+use crate::stack::docker::{Deployment, Lent, Service, lend_database};
+use crate::stack::{Remembered, ServerState, Stack, Tier};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -90,7 +94,12 @@ pub async fn take(
         }
         plan.archive = free_place(&repository, &plan);
     }
-    let manifest = write(stack, &plan, events, interrupt).await?;
+    let lent = lend(stack, &plan, events, interrupt).await?;
+    let manifest = write(stack, &plan, events, interrupt).await;
+    if let Some(lent) = lent {
+        lent.give_back().await?;
+    }
+    let manifest = manifest?;
     let read_back = read_back(&plan, events, interrupt).await;
     if read_back.is_err() {
         // What cannot be read back is no backup, and must not be listed as one.
@@ -110,6 +119,20 @@ pub async fn take(
         seconds: begun.elapsed().as_secs_f64(),
         archive: plan.archive,
     })
+}
+
+/// The database of tier 1, started for the backup alone where the stack is stopped.
+async fn lend(
+    stack: &Stack,
+    plan: &BackupPlan,
+    events: &Events,
+    interrupt: &Interrupt,
+) -> Result<Option<Lent>> {
+    let postgres = |source: &PlannedSource| matches!(source, PlannedSource::Postgres { .. });
+    if !stack.is_in_docker()? || !plan.sources.iter().any(postgres) {
+        return Ok(None);
+    }
+    lend_database(stack, events, interrupt).await.map(Some)
 }
 
 async fn read_back(
@@ -178,8 +201,11 @@ async fn write(
     writer.finish(manifest).await
 }
 
-/// The tier that the stack runs on at this moment.
+/// The tier that the stack runs on at this moment, or whose volumes hold its data.
 fn running_tier(stack: &Stack) -> Result<Option<String>> {
+    if stack.is_in_docker()? {
+        return Ok(Some(Tier::Docker.name().to_owned()));
+    }
     Ok(match ServerState::read(stack)? {
         Remembered::Running(state) => Some(state.tier.name().to_owned()),
         Remembered::Nothing | Remembered::Stale(_) => None,
@@ -202,17 +228,29 @@ async fn write_sources(
         }
     }
     let scratch = plan.archive.parent().unwrap_or(Path::new("."));
+    let mut volumes = None;
     for source in &plan.sources {
         match source {
             PlannedSource::Postgres { .. } => {
                 let options = postgres::Options {
                     jobs: plan.jobs,
                     pg_dump: pg_dump(stack),
+                    inside: inside(stack).await?,
                 };
                 let address = stack.database_address()?;
                 let taken = postgres::take(writer, &address, &options, events, interrupt).await?;
                 sources.push(Source::Postgres(Box::new(taken.source)));
                 left_out.extend(taken.left_out);
+            }
+            PlannedSource::Volume { service, .. } => {
+                let opened = match volumes.take() {
+                    Some(opened) => opened,
+                    None => Volumes::open(stack, writer, events, interrupt).await?,
+                };
+                match volumes.insert(opened).take(*service).await? {
+                    Taken::Source(source) => sources.push(source),
+                    Taken::Nothing(left) => left_out.push(left),
+                }
             }
             PlannedSource::Sqlite { .. } => {}
             PlannedSource::Config { path } => {
@@ -227,6 +265,16 @@ async fn write_sources(
         sources.push(Source::Sqlite(source));
     }
     Ok((sources, left_out))
+}
+
+/// The container that the database runs in, on tier 1.
+async fn inside(stack: &Stack) -> Result<Option<Inside>> {
+    if !stack.is_in_docker()? {
+        return Ok(None);
+    }
+    let container = Deployment::of(stack)?.names.container(Service::Postgres);
+    let engine = Engine::find().await?;
+    Ok(Some(Inside { engine, container }))
 }
 
 /// Where the configuration says that `pg_dump` is; empty: it is searched for.
@@ -253,7 +301,7 @@ fn summary(source: &Source) -> BackedUp {
     let (tables, rows) = match source {
         Source::Postgres(p) => (p.tables.len(), p.tables.iter().map(|t| t.digest.rows).sum()),
         Source::Sqlite(s) => (s.tables.len(), s.tables.iter().map(|t| t.digest.rows).sum()),
-        Source::Physical(_) | Source::Config(_) => (0, 0),
+        Source::Physical(_) | Source::Volume(_) | Source::Config(_) => (0, 0),
     };
     BackedUp {
         what: describe(source),

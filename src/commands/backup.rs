@@ -69,6 +69,9 @@ fn show_plan(plan: &BackupPlan, text: &mut String) {
                 let size = ui::bytes(*bytes);
                 format!("SQLite database {name}, {size}, {}", path.display())
             }
+            PlannedSource::Volume { volume, service } => {
+                format!("volume {volume} of {}", service.key())
+            }
             PlannedSource::Config { .. } => "the configuration without secrets".to_owned(),
         });
         text.push('\n');

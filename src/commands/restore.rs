@@ -22,7 +22,7 @@ pub struct RestoreArgs {
     /// Show what would be done and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Restore only this part: postgres, sqlite, conductor or k1
+    /// Restore only this part: postgres, sqlite, conductor, k1, volumes or volume:NAME
     #[arg(long, value_name = "PART", value_delimiter = ',', value_parser = part)]
     only: Vec<Part>,
     /// Do not back up the present data first; it is kept for undo even so
@@ -86,19 +86,22 @@ fn shown(ui: &Ui, plan: &RestorePlan) -> String {
         text.push_str(&ui.paint(Tone::Warn, &warning));
     }
     for part in &plan.parts {
-        let (place, rows) = match part {
-            PlannedPart::Sqlite { live, rows, .. } => (live.display().to_string(), rows),
+        let (place, size) = match part {
+            PlannedPart::Sqlite { live, rows, .. } => (live.display().to_string(), rows_of(*rows)),
             PlannedPart::Postgres {
                 server, live, rows, ..
-            } => (format!("database {live} on {server}"), rows),
+            } => (format!("database {live} on {server}"), rows_of(*rows)),
+            PlannedPart::Volume { live, bytes, .. } => {
+                (format!("volume {live}"), ui::bytes(*bytes))
+            }
         };
         let verb = if part.replaces() {
             "replaces, and keeps,"
         } else {
             "creates"
         };
-        let (what, rows) = (part.what(), ui::count(*rows));
-        text.push_str(&format!("  {what} ({rows} rows) {verb} {place}\n"));
+        let what = part.what();
+        text.push_str(&format!("  {what} ({size}) {verb} {place}\n"));
     }
     for left in &plan.not_restored {
         text.push_str(&format!("  without {}: {}\n", left.what, left.why));
@@ -123,6 +126,10 @@ fn shown(ui: &Ui, plan: &RestorePlan) -> String {
     text
 }
 
+fn rows_of(rows: u64) -> String {
+    format!("{} rows", ui::count(rows))
+}
+
 fn show_report(ui: &Ui, report: &RestoreReport, text: &mut String) {
     text.push_str(&format!(
         "{} {} in {}\n",
@@ -132,10 +139,15 @@ fn show_report(ui: &Ui, report: &RestoreReport, text: &mut String) {
     ));
     for part in &report.parts {
         let (tables, rows) = (ui::count(part.tables), ui::count(part.rows));
-        text.push_str(&format!(
-            "  {}: {tables} tables, {rows} rows, equal to the backup\n",
-            part.what
-        ));
+        if part.entries > 0 {
+            let entries = ui::count(part.entries);
+            text.push_str(&format!("  {}: {entries} entries, tried\n", part.what));
+        } else {
+            text.push_str(&format!(
+                "  {}: {tables} tables, {rows} rows, equal to the backup\n",
+                part.what
+            ));
+        }
         if let Some(kept) = &part.kept {
             text.push_str(&format!("    the old data is kept: {kept}\n"));
         }

@@ -112,6 +112,7 @@ pub fn describe(source: &Source) -> String {
         Source::Postgres(postgres) => format!("postgres {}", postgres.database),
         Source::Sqlite(sqlite) => format!("sqlite {}", sqlite.name),
         Source::Physical(physical) => format!("volume {}", physical.volume),
+        Source::Volume(volume) => format!("volume {}", volume.volume),
         Source::Config(_) => "config".to_owned(),
     }
 }

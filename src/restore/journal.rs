@@ -13,6 +13,7 @@
 use crate::adapters::fs;
 use crate::error::{Context, Error, Result};
 use crate::stack::Stack;
+use crate::stack::docker::Service;
 use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -102,6 +103,19 @@ pub enum Replacement {
         /// What became of the old one.
         old: Old,
     },
+    /// A volume of tier 1: the Compose file's `.env` names the live one.
+    Volume {
+        /// Such as `volume conductor_redis_data`.
+        what: String,
+        /// The service that uses it.
+        service: Service,
+        /// The volume that takes its place.
+        beside: String,
+        /// The volume that was live, which is kept under its own name.
+        kept: String,
+        /// What became of the old one.
+        old: Old,
+    },
 }
 
 impl Replacement {
@@ -109,7 +123,9 @@ impl Replacement {
     #[must_use]
     pub fn what(&self) -> &str {
         match self {
-            Self::File { what, .. } | Self::Database { what, .. } => what,
+            Self::File { what, .. } | Self::Database { what, .. } | Self::Volume { what, .. } => {
+                what
+            }
         }
     }
 
@@ -117,13 +133,15 @@ impl Replacement {
     #[must_use]
     pub fn old(&self) -> Old {
         match self {
-            Self::File { old, .. } | Self::Database { old, .. } => *old,
+            Self::File { old, .. } | Self::Database { old, .. } | Self::Volume { old, .. } => *old,
         }
     }
 
     pub(super) fn set_old(&mut self, now: Old) {
         match self {
-            Self::File { old, .. } | Self::Database { old, .. } => *old = now,
+            Self::File { old, .. } | Self::Database { old, .. } | Self::Volume { old, .. } => {
+                *old = now;
+            }
         }
     }
 
@@ -133,6 +151,7 @@ impl Replacement {
         match self {
             Self::File { kept, .. } => stack.folder.join(kept).display().to_string(),
             Self::Database { server, kept, .. } => format!("database {kept} on {server}"),
+            Self::Volume { kept, .. } => format!("volume {kept}"),
         }
     }
 
@@ -141,6 +160,7 @@ impl Replacement {
     pub fn holds_workflows(&self) -> bool {
         match self {
             Self::Database { .. } => true,
+            Self::Volume { service, .. } => *service == Service::Postgres,
             Self::File { what, .. } => what.ends_with("conductor"),
         }
     }

@@ -5,6 +5,7 @@
 //! A journal is written before each step ([`journal`]), so that after a death at any point the
 //! stack is either as before or is completed by the next run ([`recover()`]).
 
+mod choose;
 mod claim;
 pub mod crash;
 pub mod journal;
@@ -17,6 +18,7 @@ mod server;
 mod sqlite;
 mod swap;
 mod undo;
+mod volume;
 
 pub use claim::Claim;
 pub use plan::{Part, PlannedPart, RestoreOptions, RestorePlan, Safety, ServerPlan, plan};

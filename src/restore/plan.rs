@@ -1,16 +1,17 @@
 //! What a restore would do, as a value. Making it reads the whole archive and looks at the stack;
 //! it changes nothing.
 
-use super::swap::server_of;
+use super::choose::choose;
+use super::volume::VolumeOf;
 use crate::adapters::fs::free_space;
-use crate::adapters::postgres::admin;
 use crate::archive::{Archive, Depth, LeftOut, Source, SqliteSource, Verified, verify};
-use crate::backup::{jobs, sqlite_files};
+use crate::backup::jobs;
 use crate::error::{Error, Result};
 use crate::event::Events;
 use crate::interrupt::Interrupt;
-use crate::repository::{Repository, describe};
-use crate::stack::{Remembered, ServerState, Stack};
+use crate::repository::Repository;
+use crate::stack::docker::Service;
+use crate::stack::{Stack, server_runs};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -28,6 +29,10 @@ pub enum Part {
     Sqlite,
     /// The `SQLite` database of this name: `conductor` or `k1`.
     Named(String),
+    /// All volumes.
+    Volumes,
+    /// The volume of this name.
+    Volume(String),
 }
 
 impl FromStr for Part {
@@ -38,18 +43,25 @@ impl FromStr for Part {
             "postgres" => Ok(Self::Postgres),
             "sqlite" => Ok(Self::Sqlite),
             "conductor" | "k1" => Ok(Self::Named(text.to_owned())),
-            _ => Err(Error::usage(format!(
-                "{text:?} is none of postgres, sqlite, conductor and k1"
-            ))),
+            "volumes" => Ok(Self::Volumes),
+            _ => match text.strip_prefix("volume:") {
+                Some(name) if !name.is_empty() => Ok(Self::Volume(name.to_owned())),
+                _ => Err(Error::usage(format!(
+                    "{text:?} is none of postgres, sqlite, conductor, k1, volumes and volume:NAME"
+                ))),
+            },
         }
     }
 }
 
 impl Part {
-    fn takes(&self, source: &Source) -> bool {
+    pub(super) fn takes(&self, source: &Source) -> bool {
         match (self, source) {
             (Self::Postgres, Source::Postgres(_)) | (Self::Sqlite, Source::Sqlite(_)) => true,
             (Self::Named(name), Source::Sqlite(sqlite)) => *name == sqlite.name,
+            (Self::Volume(name), Source::Volume(volume)) => *name == volume.volume,
+            (Self::Volume(name), Source::Physical(cluster)) => *name == cluster.volume,
+            (Self::Volumes, Source::Volume(_)) => true,
             _ => false,
         }
     }
@@ -105,6 +117,22 @@ pub enum PlannedPart {
         /// Something is there that is replaced, and kept.
         replaces: bool,
     },
+    /// A volume of tier 1.
+    Volume {
+        /// Such as `volume conductor_redis_data`.
+        what: String,
+        /// The service that it belongs to.
+        service: Service,
+        /// The volume that is replaced.
+        live: String,
+        /// Its size in bytes.
+        bytes: u64,
+        /// Something is there that is replaced, and kept.
+        replaces: bool,
+        /// What the archive says of it.
+        #[serde(skip)]
+        source: Box<VolumeOf>,
+    },
 }
 
 impl PlannedPart {
@@ -112,7 +140,9 @@ impl PlannedPart {
     #[must_use]
     pub fn what(&self) -> &str {
         match self {
-            Self::Sqlite { what, .. } | Self::Postgres { what, .. } => what,
+            Self::Sqlite { what, .. } | Self::Postgres { what, .. } | Self::Volume { what, .. } => {
+                what
+            }
         }
     }
 
@@ -120,7 +150,9 @@ impl PlannedPart {
     #[must_use]
     pub fn replaces(&self) -> bool {
         match self {
-            Self::Sqlite { replaces, .. } | Self::Postgres { replaces, .. } => *replaces,
+            Self::Sqlite { replaces, .. }
+            | Self::Postgres { replaces, .. }
+            | Self::Volume { replaces, .. } => *replaces,
         }
     }
 }
@@ -209,7 +241,7 @@ pub async fn plan(
         },
         parts,
         not_restored,
-        server: server(stack, options.start)?,
+        server: server(stack, options.start).await?,
         needs_bytes,
         free_bytes,
         terminate_sessions: options.terminate_sessions,
@@ -218,127 +250,13 @@ pub async fn plan(
     })
 }
 
-/// Chooses parts by what the stack uses and what was asked for.
-async fn choose(
-    stack: &Stack,
-    archive: &Archive,
-    only: &[Part],
-) -> Result<(Vec<PlannedPart>, Vec<LeftOut>)> {
-    let (mut parts, mut not_restored) = (Vec::new(), Vec::new());
-    for source in &archive.manifest().sources {
-        if let Source::Config(config) = source {
-            not_restored.push(LeftOut {
-                what: describe(source),
-                why: format!(
-                    "k1ops.toml is yours; take it out with: tar xf {} {}",
-                    archive.path().display(),
-                    config.path
-                ),
-            });
-        } else if only.is_empty() || only.iter().any(|part| part.takes(source)) {
-            parts.push(planned(stack, archive, source).await?);
-        } else {
-            not_restored.push(LeftOut {
-                what: describe(source),
-                why: "not among what --only names".to_owned(),
-            });
-        }
-    }
-    if parts.is_empty() {
-        let error = archive.bad("holds nothing of what is to be restored");
-        return Err(error.hint("`k1ops list` shows what each archive holds."));
-    }
-    check_kind(stack, archive, &parts, only)?;
-    Ok((parts, not_restored))
-}
-
-async fn planned(stack: &Stack, archive: &Archive, source: &Source) -> Result<PlannedPart> {
-    let what = describe(source);
-    match source {
-        Source::Postgres(postgres) => {
-            if !stack.uses_database_url() {
-                return Err(wrong_kind(
-                    stack,
-                    archive,
-                    "a PostgreSQL database",
-                    "in SQLite files",
-                )
-                .hint("Set database.url to the server that it belongs to, or restore only the rest with --only sqlite."));
-            }
-            let address = stack.database_address()?;
-            let live = address.database().to_owned();
-            Ok(PlannedPart::Postgres {
-                what,
-                server: server_of(&address),
-                replaces: admin::database_exists(&address, &live).await?,
-                live,
-                rows: postgres.tables.iter().map(|t| t.digest.rows).sum(),
-            })
-        }
-        Source::Sqlite(sqlite) => {
-            let live = sqlite_files(stack)
-                .into_iter()
-                .find_map(|(name, path)| (name == sqlite.name).then_some(path))
-                .ok_or_else(|| {
-                    archive.bad(format!(
-                        "holds an unknown SQLite database {:?}",
-                        sqlite.name
-                    ))
-                })?;
-            Ok(PlannedPart::Sqlite {
-                what,
-                replaces: live.exists(),
-                live,
-                rows: sqlite.tables.iter().map(|t| t.digest.rows).sum(),
-                bytes: sqlite.page_size * sqlite.pages,
-                source: sqlite.clone(),
-            })
-        }
-        Source::Physical(_) => Err(Error::refused(format!(
-            "{what} of archive {} cannot be restored into a running stack yet",
-            archive.path().display()
-        ))
-        .hint("Restore only the rest with --only.")),
-        Source::Config(_) => Err(archive.bad("holds a configuration that cannot be restored")),
-    }
-}
-
-/// An archive of `SQLite` files alone is not what a stack on `PostgreSQL` is restored from, unless
-/// that is asked for.
-fn check_kind(
-    stack: &Stack,
-    archive: &Archive,
-    parts: &[PlannedPart],
-    only: &[Part],
-) -> Result<()> {
-    let has_postgres = parts
-        .iter()
-        .any(|part| matches!(part, PlannedPart::Postgres { .. }));
-    if stack.uses_database_url() && !has_postgres && only.is_empty() {
-        return Err(wrong_kind(
-            stack,
-            archive,
-            "SQLite databases only",
-            "in PostgreSQL",
-        )
-        .hint("Clear database.url to go back to SQLite, or restore the files anyway with --only sqlite."));
-    }
-    Ok(())
-}
-
-fn wrong_kind(stack: &Stack, archive: &Archive, holds: &str, keeps: &str) -> Error {
-    archive.bad(format!(
-        "holds {holds}, but stack {} keeps its data {keeps}",
-        stack.name
-    ))
-}
-
 fn space(stack: &Stack, parts: &[PlannedPart]) -> Result<(u64, u64)> {
     let needs: u64 = parts
         .iter()
         .map(|part| match part {
             PlannedPart::Sqlite { bytes, .. } => *bytes,
-            PlannedPart::Postgres { .. } => 0,
+            // Their servers say nothing of the disk below them.
+            PlannedPart::Postgres { .. } | PlannedPart::Volume { .. } => 0,
         })
         .sum();
     let folder = stack.conductor_db();
@@ -354,10 +272,10 @@ fn space(stack: &Stack, parts: &[PlannedPart]) -> Result<(u64, u64)> {
     .hint("Free some space; `k1ops undo --discard` deletes what earlier restores kept."))
 }
 
-fn server(stack: &Stack, start: bool) -> Result<ServerPlan> {
-    Ok(match ServerState::read(stack)? {
-        Remembered::Running(_) => ServerPlan::StopAndStart,
-        _ if start => ServerPlan::Start,
-        _ => ServerPlan::LeaveStopped,
+async fn server(stack: &Stack, start: bool) -> Result<ServerPlan> {
+    Ok(match server_runs(stack).await? {
+        true => ServerPlan::StopAndStart,
+        false if start => ServerPlan::Start,
+        false => ServerPlan::LeaveStopped,
     })
 }

@@ -2,9 +2,10 @@
 
 use super::claim::Claim;
 use super::journal::{Action, Journal, Old, Phase, Replacement};
+use super::run::{lend, take_back};
 use super::server::wait_for_others;
 use super::swap::{address, swap};
-use super::{crash, sqlite};
+use super::{crash, sqlite, volume};
 use crate::adapters::fs::Lock;
 use crate::adapters::postgres::admin;
 use crate::error::Result;
@@ -111,6 +112,9 @@ pub(super) async fn finish(
     events: &Events,
 ) -> Result<Recovered> {
     let what = journal.describe();
+    let database = |r: &Replacement| matches!(r, Replacement::Database { .. });
+    let needed = journal.replacements.iter().any(database);
+    let lent = lend(stack, needed, events, &Interrupt::default()).await?;
     let outcome = match journal.phase {
         Phase::Restoring => {
             abandon(stack, &mut journal).await?;
@@ -134,6 +138,7 @@ pub(super) async fn finish(
             Outcome::Completed
         }
     };
+    take_back(stack, lent).await?;
     tell(&journal, &what, outcome, events);
     Ok(Recovered { what, outcome })
 }
@@ -171,6 +176,9 @@ pub(super) async fn abandon(stack: &Stack, journal: &mut Journal) -> Result<()> 
                         admin::drop_database(&address(stack, server)?, beside).await?;
                     }
                 }
+                Replacement::Volume {
+                    service, beside, ..
+                } => volume::remove(stack, *service, beside).await?,
             }
             crash::point("abandoned-half");
         }
@@ -214,6 +222,9 @@ pub(super) async fn delete_kept(stack: &Stack, journal: &mut Journal) -> Result<
             Replacement::File { kept, .. } => sqlite::remove(&stack.folder.join(kept))?,
             Replacement::Database { server, kept, .. } => {
                 admin::drop_database(&address(stack, server)?, kept).await?;
+            }
+            Replacement::Volume { service, kept, .. } => {
+                volume::remove(stack, *service, kept).await?;
             }
         }
     }

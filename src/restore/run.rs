@@ -6,13 +6,15 @@ use super::plan::{PlannedPart, RestoreOptions, RestorePlan, Safety, ServerPlan, 
 use super::recover::{abandon, complete};
 use super::server::{StartedAgain, start_again, stop, wait_for_others};
 use super::swap::{address, nothing_moved};
+use super::volume::Restoring;
 use super::{crash, postgres, sqlite};
 use crate::backup::{self, BackupOptions, PlannedSource};
 use crate::error::{Error, Result};
 use crate::event::Events;
 use crate::interrupt::Interrupt;
 use crate::repository::Purpose;
-use crate::stack::Stack;
+use crate::stack::docker::{Lent, lend_database};
+use crate::stack::{Stack, server_runs};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -26,6 +28,8 @@ pub struct RestoredPart {
     pub tables: u64,
     /// Rows, all of them compared.
     pub rows: u64,
+    /// Of a volume: its entries, which were compared or which a server was run on.
+    pub entries: u64,
     /// Where the data that it replaced is kept; `None`: there was none.
     pub kept: Option<String>,
 }
@@ -77,6 +81,41 @@ pub async fn run(
 pub async fn execute(
     stack: &Stack,
     _claim: &Claim,
+    plan: RestorePlan,
+    events: &Events,
+    interrupt: &Interrupt,
+) -> Result<RestoreReport> {
+    let postgres = |part: &PlannedPart| matches!(part, PlannedPart::Postgres { .. });
+    let needs_database = plan.parts.iter().any(postgres);
+    let lent = lend(stack, needs_database, events, interrupt).await?;
+    let report = execute_lent(stack, plan, events, interrupt).await;
+    take_back(stack, lent).await?;
+    report
+}
+
+/// The database of tier 1, started for the work alone where the stack is stopped.
+pub(super) async fn lend(
+    stack: &Stack,
+    needed: bool,
+    events: &Events,
+    interrupt: &Interrupt,
+) -> Result<Option<Lent>> {
+    if !needed || !stack.is_in_docker()? {
+        return Ok(None);
+    }
+    lend_database(stack, events, interrupt).await.map(Some)
+}
+
+/// Stops it again, unless the stack runs on it now.
+pub(super) async fn take_back(stack: &Stack, lent: Option<Lent>) -> Result<()> {
+    match lent {
+        Some(lent) if !server_runs(stack).await? => lent.give_back().await,
+        _ => Ok(()),
+    }
+}
+
+async fn execute_lent(
+    stack: &Stack,
     plan: RestorePlan,
     events: &Events,
     interrupt: &Interrupt,
@@ -148,6 +187,9 @@ fn is_replaced(source: &PlannedSource, parts: &[PlannedPart]) -> bool {
         (PlannedSource::Config { .. }, _) => true,
         (PlannedSource::Postgres { .. }, PlannedPart::Postgres { replaces, .. }) => *replaces,
         (PlannedSource::Sqlite { path, .. }, PlannedPart::Sqlite { live, .. }) => path == live,
+        (PlannedSource::Volume { volume, .. }, PlannedPart::Volume { live, replaces, .. }) => {
+            *replaces && volume == live
+        }
         _ => false,
     })
 }
@@ -180,6 +222,19 @@ fn replacement(stack: &Stack, id: &str, part: &PlannedPart) -> Replacement {
             kept: database_name(live, "kept", id),
             old: Old::InPlace,
         },
+        PlannedPart::Volume {
+            what,
+            service,
+            live,
+            source,
+            ..
+        } => Replacement::Volume {
+            what: what.clone(),
+            service: *service,
+            beside: format!("{}_{id}", source.name()),
+            kept: live.clone(),
+            old: Old::InPlace,
+        },
     }
 }
 
@@ -202,7 +257,7 @@ async fn restore_beside(
 ) -> Result<Vec<RestoredPart>> {
     let mut parts = Vec::new();
     for (part, replacement) in plan.parts.iter().zip(&journal.replacements) {
-        let (tables, rows) = match (part, replacement) {
+        let (tables, rows, entries) = match (part, replacement) {
             (
                 PlannedPart::Sqlite { source, .. },
                 Replacement::File {
@@ -213,7 +268,7 @@ async fn restore_beside(
                 let place = stack.folder.join(beside);
                 let restored =
                     sqlite::restore_beside(&plan.opened, source, &place, events, interrupt).await?;
-                (restored.tables, restored.rows)
+                (restored.tables, restored.rows, 0)
             }
             (
                 PlannedPart::Postgres { server, .. },
@@ -233,7 +288,12 @@ async fn restore_beside(
                     interrupt,
                 )
                 .await?;
-                (restored.tables, restored.rows)
+                (restored.tables, restored.rows, 0)
+            }
+            (PlannedPart::Volume { source, .. }, Replacement::Volume { beside, .. }) => {
+                let restoring =
+                    Restoring::open(stack, &plan.opened, plan.jobs, events, interrupt).await?;
+                (0, 0, restoring.restore_beside(source, beside).await?)
             }
             _ => return Err(Error::failed(format!("{} has no place to go", part.what()))),
         };
@@ -242,6 +302,7 @@ async fn restore_beside(
             what: part.what().to_owned(),
             tables,
             rows,
+            entries,
             kept: None,
         });
     }

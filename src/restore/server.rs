@@ -11,7 +11,10 @@ use crate::conductor::{Client, Requeued, requeue};
 use crate::error::{Error, Result};
 use crate::event::Events;
 use crate::interrupt::Interrupt;
-use crate::stack::{Stack, StartOptions, server_runs, start, stop_server_locked};
+use crate::stack::docker::Service;
+use crate::stack::{
+    Stack, StartOptions, server_runs, start, stop_server_locked, stop_services_locked,
+};
 use serde::Serialize;
 use std::time::{Duration, Instant};
 
@@ -42,7 +45,19 @@ pub(super) async fn stop(stack: &Stack, journal: &mut Journal, events: &Events) 
         stop_server_locked(stack, events).await?;
         crash::point("stopped");
     }
+    let volumes: Vec<Service> = journal.replacements.iter().filter_map(service).collect();
+    if !volumes.is_empty() {
+        stop_services_locked(stack, &volumes, events).await?;
+    }
     Ok(lock)
+}
+
+/// The service whose volume is replaced.
+fn service(replacement: &Replacement) -> Option<Service> {
+    match replacement {
+        Replacement::Volume { service, .. } => Some(*service),
+        Replacement::File { .. } | Replacement::Database { .. } => None,
+    }
 }
 
 /// Fails with [`crate::error::ErrorKind::Missing`] if somebody else uses the data that is to be
@@ -78,6 +93,8 @@ async fn others(
     events: &Events,
 ) -> Result<Option<Error>> {
     match replacement {
+        // Whatever used it was stopped, and what is stopped does not start by itself.
+        Replacement::Volume { .. } => Ok(None),
         Replacement::File { live, .. } => {
             let live = stack.folder.join(live);
             Ok(in_use_by(&live)?.map(|pid| {

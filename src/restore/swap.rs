@@ -3,11 +3,13 @@
 
 use super::crash;
 use super::journal::{Journal, Old, Replacement};
+use crate::adapters::docker::Engine;
 use crate::adapters::fs::{create_private_folder, rename_durably, sync_folder};
 use crate::adapters::postgres::{Address, admin};
 use crate::adapters::sqlite::{SIDECARS, sidecar};
 use crate::error::{Error, ErrorKind, Result};
 use crate::stack::Stack;
+use crate::stack::docker::Deployment;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -37,6 +39,9 @@ pub(super) async fn nothing_moved(stack: &Stack, journal: &Journal) -> Result<bo
             Replacement::Database { server, kept, .. } => {
                 admin::database_exists(&address(stack, server)?, kept).await?
             }
+            Replacement::Volume {
+                service, beside, ..
+            } => Deployment::of(stack)?.volume(*service) == *beside,
         };
         if kept_is_there || replacement.old() != Old::InPlace {
             return Ok(false);
@@ -53,6 +58,11 @@ async fn move_old(stack: &Stack, replacement: &Replacement) -> Result<Old> {
         Replacement::Database {
             server, live, kept, ..
         } => move_old_database(&address(stack, server)?, live, kept).await,
+        // It stays under its own name; nothing uses it any more once the new one is named.
+        Replacement::Volume { kept, .. } => {
+            let there = Engine::find().await?.volume(kept).await?.is_some();
+            Ok(if there { Old::Kept } else { Old::Nothing })
+        }
     }
 }
 
@@ -76,6 +86,9 @@ async fn move_new(stack: &Stack, replacement: &Replacement) -> Result<()> {
             Some(beside) => move_new_database(&address(stack, server)?, beside, live).await,
             None => Ok(()),
         },
+        Replacement::Volume {
+            service, beside, ..
+        } => Deployment::set_volume(stack, *service, beside),
     }
 }
 

@@ -1,16 +1,17 @@
 //! Puts back what the last restore or undo replaced, by the same swap; and deletes what is kept.
 
+use super::choose::is_there;
 use super::claim::Claim;
 use super::journal::{Action, Journal, Old, Phase, Replacement};
 use super::recover::delete_kept;
-use super::run::{Around, database_name, promote};
+use super::run::{Around, database_name, lend, promote, take_back};
 use super::server::StartedAgain;
 use super::swap::address;
-use crate::adapters::postgres::admin;
+use crate::adapters::docker::Engine;
 use crate::error::{Error, Result};
 use crate::event::Events;
 use crate::interrupt::Interrupt;
-use crate::stack::{Remembered, ServerState, Stack};
+use crate::stack::{Stack, server_runs};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use std::path::Path;
@@ -103,7 +104,7 @@ pub async fn plan_undo(stack: &Stack) -> Result<UndoPlan> {
         undoes: last.describe(),
         done_at: last.started_at,
         parts: parts.collect(),
-        restarts_server: matches!(ServerState::read(stack)?, Remembered::Running(_)),
+        restarts_server: server_runs(stack).await?,
         journal,
     })
 }
@@ -118,12 +119,17 @@ pub async fn execute_undo(
     interrupt: &Interrupt,
 ) -> Result<UndoReport> {
     let mut journal = plan.journal;
+    let database = |r: &Replacement| matches!(r, Replacement::Database { .. });
+    let needed = journal.replacements.iter().any(database);
+    let lent = lend(stack, needed, events, interrupt).await?;
     journal.write(stack)?;
     let around = Around {
         start: false,
         terminate_sessions,
     };
-    let server = promote(stack, &mut journal, around, events, interrupt).await?;
+    let server = promote(stack, &mut journal, around, events, interrupt).await;
+    take_back(stack, lent).await?;
+    let server = server?;
     Ok(UndoReport {
         stack: plan.stack,
         undid: plan.undoes,
@@ -172,7 +178,7 @@ fn size(stack: &Stack, replacement: &Replacement) -> u64 {
         Replacement::File { kept, .. } => {
             std::fs::metadata(stack.folder.join(kept)).map_or(0, |m| m.len())
         }
-        Replacement::Database { .. } => 0,
+        Replacement::Database { .. } | Replacement::Volume { .. } => 0,
     }
 }
 
@@ -181,8 +187,9 @@ async fn require_kept(stack: &Stack, replacement: &Replacement) -> Result<()> {
     let there = match replacement {
         Replacement::File { kept, .. } => stack.folder.join(kept).exists(),
         Replacement::Database { server, kept, .. } => {
-            admin::database_exists(&address(stack, server)?, kept).await?
+            is_there(stack, &address(stack, server)?, kept).await?
         }
+        Replacement::Volume { kept, .. } => Engine::find().await?.volume(kept).await?.is_some(),
     };
     if there || replacement.old() != Old::Kept {
         return Ok(());
@@ -228,6 +235,20 @@ fn reversed(replacement: &Replacement, id: &str) -> Replacement {
             live: live.clone(),
             beside: (*old == Old::Kept).then(|| kept.clone()),
             kept: database_name(live, "kept", id),
+            old: Old::InPlace,
+        },
+        // Where there was none, none of that name is there: the next start makes an empty one.
+        Replacement::Volume {
+            what,
+            service,
+            beside,
+            kept,
+            ..
+        } => Replacement::Volume {
+            what: what.clone(),
+            service: *service,
+            beside: kept.clone(),
+            kept: beside.clone(),
             old: Old::InPlace,
         },
     }

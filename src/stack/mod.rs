@@ -15,7 +15,9 @@ pub mod tier;
 pub use start::{Outcome, Prepare, StartOptions, StartReport, StartedServer, start};
 pub use state::{Remembered, ServerState};
 pub use status::{LastBackup, RunningServer, ServerStatus, Status, StoreStatus, status};
-pub use stop::{StopReport, server_runs, stop, stop_locked, stop_server_locked};
+pub use stop::{
+    StopReport, server_runs, stop, stop_locked, stop_server_locked, stop_services_locked,
+};
 
 use crate::config::{Config, Loaded};
 use crate::error::Result;
@@ -139,7 +141,13 @@ impl Stack {
         }
     }
 
-    /// The data lives in a `PostgreSQL` that the configuration names by URL.
+    /// The data lives in the volumes of tier 1.
+    pub fn is_in_docker(&self) -> Result<bool> {
+        let own = docker::Secrets::postgres_file(&self.docker_folder());
+        Ok(self.config.database.password_file == own)
+    }
+
+    /// The data lives in a `PostgreSQL` that the configuration names by URL, or in that of tier 1.
     #[must_use]
     pub fn uses_database_url(&self) -> bool {
         !self.config.database.url.is_empty()

@@ -187,7 +187,7 @@ async fn containers(stack: &Stack) -> Result<(Option<DockerStatus>, Option<Strin
 /// nothing runs.
 fn docker_store(stack: &Stack, docker: Option<&DockerStatus>) -> Result<Option<StoreStatus>> {
     let deployment = docker::Deployment::of(stack)?;
-    let name = deployment.names.volume(docker::Service::Postgres);
+    let name = deployment.volume(docker::Service::Postgres);
     let volume = docker.and_then(|docker| docker.volumes.iter().find(|v| v.name == name));
     Ok(volume.map(|volume| StoreStatus {
         store: Store::Postgres {

@@ -77,6 +77,17 @@ pub async fn stop_server_locked(stack: &Stack, events: &Events) -> Result<()> {
     Ok(())
 }
 
+/// Stops these services of tier 1, for a caller that holds the stack's server lock.
+pub async fn stop_services_locked(
+    stack: &Stack,
+    services: &[docker::Service],
+    events: &Events,
+) -> Result<()> {
+    docker::stop_services(stack, &Engine::find().await?, services, events)
+        .await
+        .map(drop)
+}
+
 /// Stops the containers of tier 1, if there are any. Without an engine there are none, unless the
 /// stack ran on tier 1 last: then not being able to look is an error.
 async fn stop_containers(stack: &Stack, events: &Events, was_stale: bool) -> Result<StopReport> {

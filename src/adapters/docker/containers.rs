@@ -81,6 +81,17 @@ pub struct Usage {
     pub cpu_percent: f64,
 }
 
+/// What a program in a container printed, and how it ended.
+#[derive(Debug)]
+pub struct Said {
+    /// Its exit code.
+    pub code: i64,
+    /// What it printed.
+    pub stdout: Vec<u8>,
+    /// What it complained about.
+    pub stderr: String,
+}
+
 impl Engine {
     /// The container of this name, if there is one.
     pub async fn container(&self, name: &str) -> Result<Option<Container>> {
@@ -202,14 +213,16 @@ impl Engine {
     }
 
     /// Runs a program in a running container, hands it `input`, and answers its exit code and what
-    /// it printed. The input is not visible to anybody who lists processes.
+    /// it printed. The input is not visible to anybody who lists processes. It may be silent for as
+    /// long as `patience`.
     pub async fn run_inside(
         &self,
         name: &str,
         user: &str,
         command: &[&str],
         input: &[u8],
-    ) -> Result<(i64, String)> {
+        patience: Duration,
+    ) -> Result<Said> {
         use tokio::io::AsyncWriteExt;
         let what = format!("run {} in container {name}", command[0]);
         let options = bollard::models::ExecConfig {
@@ -226,7 +239,7 @@ impl Engine {
         let started = self
             .ask(&what, self.docker.start_exec(&exec.id, None))
             .await?;
-        let mut said = String::new();
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         if let bollard::exec::StartExecResults::Attached {
             mut output,
             input: mut pipe,
@@ -235,15 +248,30 @@ impl Engine {
             let cannot = |error| super::Error::failed(format!("cannot {what}")).because(error);
             pipe.write_all(input).await.map_err(cannot)?;
             pipe.shutdown().await.map_err(cannot)?;
-            while let Some(part) = self
-                .ask(&what, async { output.next().await.transpose() })
-                .await?
-            {
-                said.push_str(&part.to_string());
+            loop {
+                let Ok(part) = tokio::time::timeout(patience, output.next()).await else {
+                    return Err(super::Error::failed(format!(
+                        "{} in container {name} says nothing for {} s",
+                        command[0],
+                        patience.as_secs()
+                    )));
+                };
+                match part {
+                    None => break,
+                    Some(Ok(bollard::container::LogOutput::StdErr { message })) => {
+                        stderr.extend_from_slice(&message);
+                    }
+                    Some(Ok(part)) => stdout.extend_from_slice(&part.into_bytes()),
+                    Some(Err(error)) => return Err(self.refused(&what, error)),
+                }
             }
         }
         let ended = self.ask(&what, self.docker.inspect_exec(&exec.id)).await?;
-        Ok((ended.exit_code.unwrap_or(-1), said))
+        Ok(Said {
+            code: ended.exit_code.unwrap_or(-1),
+            stdout,
+            stderr: String::from_utf8_lossy(&stderr).into_owned(),
+        })
     }
 }
 

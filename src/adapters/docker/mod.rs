@@ -5,11 +5,13 @@
 
 mod containers;
 mod endpoint;
+mod files;
 mod images;
 mod volumes;
 
-pub use containers::{Container, Usage};
+pub use containers::{Container, Said, Usage};
 pub use endpoint::{Endpoint, Surroundings};
+pub use files::{Held, Trial, TrialOf};
 pub use images::{BuildContext, Image};
 pub use volumes::Volume;
 

@@ -2,6 +2,7 @@
 //! believed only with exit code 0 *and* its end marker.
 
 use super::Address;
+use crate::adapters::docker::{Engine, Said};
 use crate::error::{Context, Error, Result};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -10,6 +11,9 @@ use tokio::process::Command;
 
 /// `pg_dump` writes this at the end of a complete plain dump.
 const END_MARKER: &str = "-- PostgreSQL database dump complete";
+
+/// How long a `pg_dump` may say nothing.
+const SILENT: Duration = Duration::from_secs(600);
 
 /// Which part of the schema to dump.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +38,22 @@ impl Section {
 /// A `pg_dump` that fits a server.
 #[derive(Debug, Clone)]
 pub struct PgDump {
-    program: PathBuf,
+    program: Program,
+}
+
+#[derive(Debug, Clone)]
+enum Program {
+    OfHost(PathBuf),
+    Inside(Inside),
+}
+
+/// The container that a server runs in, which has the `pg_dump` that belongs to it.
+#[derive(Debug, Clone)]
+pub struct Inside {
+    /// The engine.
+    pub engine: Engine,
+    /// The container's name.
+    pub container: String,
 }
 
 impl PgDump {
@@ -46,7 +65,11 @@ impl PgDump {
         let mut passed_over = Vec::new();
         for program in candidates(major, configured) {
             match version(&program).await {
-                Some(found) if found == major => return Ok(Self { program }),
+                Some(found) if found == major => {
+                    return Ok(Self {
+                        program: Program::OfHost(program),
+                    });
+                }
                 Some(found) => passed_over.push(format!("{} is {found}", program.display())),
                 None => passed_over.push(format!("{} does not run", program.display())),
             }
@@ -62,6 +85,14 @@ impl PgDump {
             )))
     }
 
+    /// The one in the server's own container.
+    #[must_use]
+    pub fn inside(inside: Inside) -> Self {
+        Self {
+            program: Program::Inside(inside),
+        }
+    }
+
     /// The schema section as plain SQL in UTF-8, seen through an exported snapshot.
     pub async fn section(
         &self,
@@ -70,27 +101,22 @@ impl PgDump {
         section: Section,
     ) -> Result<String> {
         let what = format!("pg_dump of the {} schema", section.name());
-        let output = Command::new(&self.program)
-            .args([
-                "--no-password",
-                "--encoding=UTF8",
-                "--lock-wait-timeout=60s",
-            ])
-            .arg(format!("--section={}", section.name()))
-            .arg(format!("--snapshot={snapshot}"))
-            .envs(address.libpq_environment())
-            .env("LC_ALL", "C.UTF-8")
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .output()
-            .await
-            .context(|| format!("{} cannot be run", self.program.display()))?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
+        let arguments = [
+            "--no-password".to_owned(),
+            "--encoding=UTF8".to_owned(),
+            "--lock-wait-timeout=60s".to_owned(),
+            format!("--section={}", section.name()),
+            format!("--snapshot={snapshot}"),
+        ];
+        let output = match &self.program {
+            Program::OfHost(program) => of_host(program, address, &arguments).await?,
+            Program::Inside(inside) => inside.run(address, &arguments).await?,
+        };
+        if output.code != 0 {
             return Err(Error::failed(format!(
-                "{what} failed ({}): {}",
-                output.status,
-                said.trim()
+                "{what} failed (exit code {}): {}",
+                output.code,
+                output.stderr.trim()
             )));
         }
         let text = String::from_utf8(output.stdout).context(|| format!("{what} is not UTF-8"))?;
@@ -106,6 +132,40 @@ impl PgDump {
                 .hint("Run the backup again; if it stays so, look into the server's log."));
         }
         Ok(text)
+    }
+}
+
+async fn of_host(program: &Path, address: &Address, arguments: &[String]) -> Result<Said> {
+    let output = Command::new(program)
+        .args(arguments)
+        .envs(address.libpq_environment())
+        .env("LC_ALL", "C.UTF-8")
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .context(|| format!("{} cannot be run", program.display()))?;
+    Ok(Said {
+        code: output.status.code().map_or(-1, i64::from),
+        stdout: output.stdout,
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    })
+}
+
+impl Inside {
+    /// The server trusts whoever is in its container, so no password goes there.
+    async fn run(&self, address: &Address, arguments: &[String]) -> Result<Said> {
+        let mut command = vec![
+            "pg_dump",
+            "--username",
+            address.user(),
+            "--dbname",
+            address.database(),
+        ];
+        command.extend(arguments.iter().map(String::as_str));
+        self.engine
+            .run_inside(&self.container, "postgres", &command, b"", SILENT)
+            .await
     }
 }
 

@@ -10,7 +10,7 @@ pub mod large_objects;
 mod pieces;
 mod sequences;
 
-use crate::adapters::postgres::dump::{PgDump, Section};
+use crate::adapters::postgres::dump::{Inside, PgDump, Section};
 use crate::adapters::postgres::{Address, Session, quote_identifier, server_message};
 use crate::archive::{LeftOut, NewMember, PostgresSource, PostgresTable, Writer};
 use crate::error::{Error, Result};
@@ -25,6 +25,9 @@ pub struct Options {
     pub jobs: usize,
     /// `pg_dump` or its folder; empty: find one of the server's version.
     pub pg_dump: PathBuf,
+    /// The container that the server runs in, if it does; its own `pg_dump` is used unless another
+    /// is told.
+    pub inside: Option<Inside>,
 }
 
 /// What was taken.
@@ -75,7 +78,10 @@ async fn take_all(
     events.started(&step);
     let leader = Session::open(address).await?;
     let major = leader.major_version().await?;
-    let pg_dump = PgDump::find(major, &options.pg_dump).await?;
+    let pg_dump = match &options.inside {
+        Some(inside) if options.pg_dump.as_os_str().is_empty() => PgDump::inside(inside.clone()),
+        _ => PgDump::find(major, &options.pg_dump).await?,
+    };
     begin(&leader, None).await?;
     let snapshot = export_snapshot(&leader).await?;
     let catalog = catalog::read(&leader, major).await?;

@@ -9,10 +9,13 @@ mod journal;
 mod names;
 mod preflight;
 mod secrets;
+mod services;
 mod settings;
+pub mod snapshot;
 mod start;
 mod status;
 mod stop;
+pub mod trial;
 mod undo;
 mod wait;
 
@@ -20,10 +23,11 @@ pub use files::{Change, Plan, PlannedFile};
 pub use image::{ServerImage, User};
 pub use names::{Names, Service};
 pub use secrets::Secrets;
+pub use services::{Lent, lend_database};
 pub use settings::Settings;
 pub use start::{DockerOptions, Started, start};
 pub use status::{DockerStatus, ServiceStatus, VolumeStatus, status};
-pub use stop::{server_runs, stop, stop_server};
+pub use stop::{server_runs, stop, stop_server, stop_services};
 
 use super::Stack;
 use super::jar::boot_jar::{self, BootJar, Wanted};
@@ -104,6 +108,23 @@ impl Deployment {
         Ok(Self::new(folder, settings, &stack.config.docker.prefix))
     }
 
+    /// The volume that a service keeps its data (or its log) in now.
+    #[must_use]
+    pub fn volume(&self, service: Service) -> String {
+        self.settings
+            .volume(service)
+            .map_or_else(|| self.names.volume(service), str::to_owned)
+    }
+
+    /// Makes `volume` the one that a service uses from its next start on, in one step.
+    pub fn set_volume(stack: &Stack, service: Service, volume: &str) -> Result<()> {
+        let path = stack.docker_folder().join(".env");
+        let text = std::fs::read_to_string(&path)
+            .context(|| format!("{} cannot be read", path.display()))?;
+        let changed = Settings::text_with_volume(&text, service, volume);
+        crate::adapters::fs::write_atomically(&path, changed.as_bytes())
+    }
+
     /// The Compose project.
     #[must_use]
     pub fn project(&self) -> Project {
@@ -139,6 +160,20 @@ impl Deployment {
     pub async fn container(&self, engine: &Engine, service: Service) -> Result<Option<Container>> {
         let found = engine.container(&self.names.container(service)).await?;
         Ok(found.filter(|container| self.owns(container)))
+    }
+
+    /// An image that the engine has, to make containers of that are never started.
+    pub async fn image_at_hand(&self, engine: &Engine) -> Result<String> {
+        let names = ["K1_POSTGRES_IMAGE", "K1_REDIS_IMAGE", "K1_SERVER_IMAGE"];
+        for name in names.iter().filter_map(|name| self.settings.get(name)) {
+            if engine.image(name).await?.is_some() {
+                return Ok(name.to_owned());
+            }
+        }
+        Err(
+            Error::missing("none of the stack's images is on this engine")
+                .hint("`k1ops start` fetches them."),
+        )
     }
 
     /// The server's address on this host.
@@ -180,7 +215,10 @@ pub fn plan(stack: &Stack, image: &ServerImage, make_secrets: bool) -> Result<Pl
     } else {
         None
     };
-    let settings = Settings::of(&stack.config, image);
+    let mut settings = Settings::of(&stack.config, image);
+    if let Some(live) = read_env(&folder)? {
+        settings = settings.with_volumes_of(&live);
+    }
     Plan::make(
         &folder,
         &stack.config,

@@ -2,11 +2,11 @@
 //! stacks fit on one host.
 
 use crate::config::Config;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// A service of the Compose file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Service {
     /// `PostgreSQL`.
@@ -117,7 +117,8 @@ impl Names {
         format!("{}-{}", self.prefix, service.short())
     }
 
-    /// The volume that a service keeps its data (or its log) in.
+    /// The volume that a service first keeps its data (or its log) in; a restore may put another
+    /// one in its place, so ask the deployment which one is live.
     #[must_use]
     pub fn volume(&self, service: Service) -> String {
         let what = match service {
@@ -165,7 +166,11 @@ mod tests {
             assert!(compose.contains(&format!("\n  {}:\n", service.key())));
             let container = format!("container_name: {}\n", names.container(service));
             assert!(compose.contains(&container), "{container}");
-            assert!(compose.contains(&format!("name: {}\n", names.volume(service))));
+            let volume = Names::new("conductor").volume(service);
+            assert!(
+                compose.contains(&format!("_VOLUME:-{volume}}}\n")),
+                "{volume}"
+            );
             assert!(compose.contains(&format!(":{}\"\n", service.inner_port())));
         }
         assert!(compose.contains(&format!("name: {}\n", names.network())));

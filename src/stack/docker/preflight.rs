@@ -72,7 +72,7 @@ fn taken(service: Service, wanted: u16) -> Error {
 
 /// Fails if the database's volume was made by another major version than the image's.
 pub async fn check_postgres_version(engine: &Engine, deployment: &Deployment) -> Result<()> {
-    let volume = deployment.names.volume(Service::Postgres);
+    let volume = deployment.volume(Service::Postgres);
     let image = deployment
         .settings
         .get("K1_POSTGRES_IMAGE")

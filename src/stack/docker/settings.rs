@@ -2,7 +2,7 @@
 //! from one host to the next, and no secret.
 
 use super::image::ServerImage;
-use super::names::Service;
+use super::names::{Names, Service};
 use crate::config::{Config, Ports};
 use std::collections::BTreeMap;
 
@@ -33,6 +33,10 @@ impl Settings {
             "K1_ELASTICSEARCH_IMAGE",
             config.docker.elasticsearch_image.clone(),
         );
+        let names = Names::new(config.docker.prefix.clone());
+        for service in Service::ALL {
+            set(volume_name(service), names.volume(service));
+        }
         if config.docker.elasticsearch {
             set("COMPOSE_PROFILES", "elasticsearch".to_owned());
         }
@@ -87,6 +91,39 @@ impl Settings {
         self.0.get(name).map(String::as_str)
     }
 
+    /// The volume that a service keeps its data (or its log) in: the one of the names, or the one
+    /// that a restore has put in its place.
+    #[must_use]
+    pub fn volume(&self, service: Service) -> Option<&str> {
+        self.get(volume_name(service))
+    }
+
+    /// The same, but with the volumes that `live` names: only a restore changes them.
+    #[must_use]
+    pub fn with_volumes_of(mut self, live: &Self) -> Self {
+        for service in Service::ALL {
+            if let Some(volume) = live.volume(service) {
+                let name = volume_name(service).to_owned();
+                self.0.insert(name, volume.to_owned());
+            }
+        }
+        self
+    }
+
+    /// The text of an `.env` file, changed in nothing but the volume of `service`.
+    #[must_use]
+    pub fn text_with_volume(text: &str, service: Service, volume: &str) -> String {
+        let wanted = format!("{}={volume}", volume_name(service));
+        let is_it = |line: &str| {
+            line.split_once('=')
+                .is_some_and(|(name, _)| name.trim() == volume_name(service))
+        };
+        let mut lines: Vec<&str> = text.lines().filter(|line| !is_it(line)).collect();
+        let at = text.lines().position(is_it).unwrap_or(lines.len());
+        lines.insert(at.min(lines.len()), &wanted);
+        lines.join("\n") + "\n"
+    }
+
     /// The port of 127.0.0.1 that leads to a service.
     #[must_use]
     pub fn port(&self, service: Service) -> Option<u16> {
@@ -116,6 +153,15 @@ fn port_name(service: Service) -> &'static str {
         Service::Redis => "K1_REDIS_PORT",
         Service::Elasticsearch => "K1_ELASTICSEARCH_PORT",
         Service::Server => "K1_CONDUCTOR_PORT",
+    }
+}
+
+fn volume_name(service: Service) -> &'static str {
+    match service {
+        Service::Postgres => "K1_POSTGRES_VOLUME",
+        Service::Redis => "K1_REDIS_VOLUME",
+        Service::Elasticsearch => "K1_ELASTICSEARCH_VOLUME",
+        Service::Server => "K1_LOGS_VOLUME",
     }
 }
 
@@ -159,6 +205,23 @@ mod tests {
         config.docker.elasticsearch = false;
         let without = Settings::of(&config, &ServerImage::for_tests());
         assert_eq!(without.services().len(), 3);
+    }
+
+    #[test]
+    fn a_volume_changes_and_nothing_else() {
+        let text = "# mine\nK1_REDIS_VOLUME=a\nX=1\n";
+        let changed = Settings::text_with_volume(text, Service::Redis, "b");
+        assert_eq!(changed, "# mine\nK1_REDIS_VOLUME=b\nX=1\n");
+        let again = Settings::text_with_volume(&changed, Service::Redis, "b");
+        assert_eq!(again, changed);
+        let added = Settings::text_with_volume("X=1\n", Service::Server, "c");
+        assert_eq!(added, "X=1\nK1_LOGS_VOLUME=c\n");
+        let live = Settings::parse(&changed);
+        let config = Config::default();
+        let settings = Settings::of(&config, &ServerImage::for_tests()).with_volumes_of(&live);
+        assert_eq!(settings.volume(Service::Redis), Some("b"));
+        let default = Some("conductor_postgres_data");
+        assert_eq!(settings.volume(Service::Postgres), default);
     }
 
     #[test]

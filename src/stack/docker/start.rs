@@ -3,10 +3,10 @@
 use super::image::ensure_pulled;
 use super::journal::Journal;
 use super::secrets::open_to_mapped_users;
+use super::services::{Services, said};
 use super::undo::Before;
-use super::wait::{Patience, until_healthy};
-use super::{Deployment, Ready, Service, diagnose, image_of, plan, preflight};
-use crate::adapters::postgres::Session;
+use super::wait::Patience;
+use super::{Deployment, Ready, Service, image_of, plan, preflight};
 use crate::error::{Error, Result};
 use crate::event::Events;
 use crate::interrupt::Interrupt;
@@ -19,8 +19,6 @@ const HEALTH_TIMEOUT: u64 = 90;
 const FIRST_BOOT_TIMES: u32 = 5;
 /// and a later one, as on a host that is busy, this many times.
 const LATER_BOOT_TIMES: u32 = 2;
-/// How long Compose may take to make and start containers whose images are there.
-const UP: Duration = Duration::from_secs(180);
 
 /// How to start.
 #[derive(Debug, Clone, Copy)]
@@ -57,7 +55,7 @@ pub async fn start(
     let begun = Instant::now();
     let stack = &with_elasticsearch_kept(stack)?;
     let deployment = write_files(stack, ready, events)?;
-    let run = Run {
+    let mut run = Run {
         stack,
         ready,
         deployment,
@@ -151,7 +149,14 @@ impl Run<'_> {
                 && Some(s.container.image.as_str()) == image
                 && s.container.host_port(Service::Server.inner_port()) == port
         });
-        Ok(all && right && status.is_healthy())
+        // After a restore the next start has to bring its volume in.
+        let volumes = wanted.iter().all(|&service| {
+            let volume = self.deployment.volume(service);
+            status.services.iter().any(|s| {
+                s.service == service.key() && s.container.volumes.values().any(|v| *v == volume)
+            })
+        });
+        Ok(all && right && volumes && status.is_healthy())
     }
 
     /// Checks what can be checked and makes the images, while nothing of the stack is touched yet.
@@ -183,7 +188,7 @@ impl Run<'_> {
         let earlier = Journal::left_behind(self.stack).unwrap_or_default();
         let mut journal = earlier.clone();
         for &service in &before.new_volumes {
-            let volume = self.deployment.names.volume(service);
+            let volume = self.deployment.volume(service);
             if !journal.new_volumes.contains(&volume) {
                 journal.new_volumes.push(volume);
             }
@@ -192,25 +197,21 @@ impl Run<'_> {
         Ok(earlier)
     }
 
-    async fn bring_up(&self, before: &Before, earlier: &Journal) -> Result<()> {
-        let volume = self.deployment.names.volume(Service::Postgres);
+    async fn bring_up(&mut self, before: &Before, earlier: &Journal) -> Result<()> {
+        let volume = self.deployment.volume(Service::Postgres);
         let first_boot = before.new_volumes.contains(&Service::Postgres);
         let begun = match self.bring_up_stores().await {
             Err(error) if earlier.new_volumes.contains(&volume) && never_finished(&error) => {
-                self.events.warning(format!(
-                    "volume {volume} is of a start that was cut short before there was a database \
-                     in it; it is made anew"
-                ));
-                self.discard(&volume).await?;
+                self.set_aside(&volume).await?;
                 self.bring_up_stores().await
             }
             other => other,
         };
         begun?;
-        self.compose_up(&[Service::Server]).await?;
+        self.services().up(&[Service::Server]).await?;
         if self.options.wait {
             let patience = self.patience(first_boot || earlier.new_volumes.contains(&volume));
-            self.wait(Service::Server, patience).await?;
+            self.services().wait(Service::Server, patience).await?;
         }
         Ok(())
     }
@@ -220,30 +221,20 @@ impl Run<'_> {
     async fn bring_up_stores(&self) -> Result<()> {
         let mut stores = self.deployment.settings.services();
         stores.retain(|&service| service != Service::Server);
-        self.compose_up(&stores).await?;
+        self.services().up(&stores).await?;
         for service in stores {
-            self.wait(service, self.patience(true)).await?;
+            self.services().wait(service, self.patience(true)).await?;
         }
-        self.make_password_fit().await
+        self.services().open_database().await
     }
 
-    async fn compose_up(&self, services: &[Service]) -> Result<()> {
-        let mut args = vec!["up", "-d", "--no-build"];
-        args.extend(services.iter().map(|service| service.key()));
-        let step = format!("starting {}", args[3..].join(", "));
-        self.events.started(&step);
-        self.ready
-            .compose
-            .run(&self.deployment.project(), &args, UP, |_| {})
-            .await
-            .map_err(diagnose::compose)?;
-        self.events.finished(&step, "");
-        Ok(())
-    }
-
-    async fn wait(&self, service: Service, patience: Patience) -> Result<()> {
-        let engine = &self.ready.engine;
-        until_healthy(engine, &self.deployment, service, patience, self.events).await
+    fn services(&self) -> Services<'_> {
+        Services {
+            engine: &self.ready.engine,
+            compose: &self.ready.compose,
+            deployment: &self.deployment,
+            events: self.events,
+        }
     }
 
     fn patience(&self, first_boot: bool) -> Patience {
@@ -266,55 +257,22 @@ impl Run<'_> {
         }
     }
 
-    /// A volume that came from a backup, or from before the secrets were lost, has another
-    /// password. Inside its container the database trusts its own host, so it can be told ours.
-    async fn make_password_fit(&self) -> Result<()> {
-        let address = self.deployment.database()?;
-        let Err(error) = Session::open(&address).await else {
-            return Ok(());
-        };
-        let refused = said(&error).contains("password authentication failed");
-        if !refused {
-            return Err(error);
-        }
+    /// Goes on with a new volume. The other one is kept: that nothing is in it is only what it seems.
+    async fn set_aside(&mut self, volume: &str) -> Result<()> {
         let name = self.deployment.names.container(Service::Postgres);
-        let password = address.password().unwrap_or_default();
-        // Made of hexadecimal digits; whatever a user put there is quoted as SQL wants it.
-        let sql = format!(
-            "ALTER ROLE conductor PASSWORD '{}';\n",
-            password.replace('\'', "''")
+        self.ready.engine.remove_container(&name).await?;
+        let first = self.deployment.names.volume(Service::Postgres);
+        let fresh = format!("{first}_{}", chrono::Utc::now().format("%Y%m%dt%H%M%Sz"));
+        Deployment::set_volume(self.stack, Service::Postgres, &fresh)?;
+        self.deployment = Deployment::of(self.stack)?;
+        self.events.warning_with_hint(
+            format!(
+                "volume {volume} is of a start that was cut short before there was a database in \
+                 it; it is set aside, and {fresh} takes its place"
+            ),
+            format!("If nothing in it is yours: docker volume rm {volume}"),
         );
-        let command = [
-            "psql",
-            "-X",
-            "-q",
-            "-v",
-            "ON_ERROR_STOP=1",
-            "-U",
-            "conductor",
-            "-d",
-            "conductor",
-        ];
-        let (code, _) = self
-            .ready
-            .engine
-            .run_inside(&name, "postgres", &command, sql.as_bytes())
-            .await?;
-        if code != 0 {
-            return Err(error);
-        }
-        self.events.note(
-            "the database had another password than docker/secrets; it was given the one that is \
-             there",
-        );
-        Session::open(&address).await.map(drop)
-    }
-
-    async fn discard(&self, volume: &str) -> Result<()> {
-        let engine = &self.ready.engine;
-        let name = self.deployment.names.container(Service::Postgres);
-        engine.remove_container(&name).await?;
-        engine.remove_volume(volume).await
+        Ok(())
     }
 }
 
@@ -332,8 +290,4 @@ fn never_finished(error: &Error) -> bool {
     ]
     .iter()
     .any(|text| said.contains(text))
-}
-
-fn said(error: &Error) -> String {
-    format!("{error}\n{}", error.causes().join("\n"))
 }

@@ -147,7 +147,7 @@ async fn volumes(
     services: &[ServiceStatus],
     sizes: &BTreeMap<String, u64>,
 ) -> Result<Vec<VolumeStatus>> {
-    let own = Service::ALL.map(|service| deployment.names.volume(service));
+    let own = Service::ALL.map(|service| deployment.volume(service));
     let mounted = services.iter().flat_map(|s| s.container.volumes.values());
     let mut names: Vec<String> = own.into_iter().chain(mounted.cloned()).collect();
     names.sort();

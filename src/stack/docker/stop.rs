@@ -17,14 +17,14 @@ pub async fn server_runs(stack: &Stack, engine: &Engine) -> Result<bool> {
 
 /// Stops Conductor's container alone: the database goes on, for whoever works on it.
 pub async fn stop_server(stack: &Stack, engine: &Engine, events: &Events) -> Result<Vec<String>> {
-    stop_these(stack, engine, &[Service::Server], events).await
+    stop_services(stack, engine, &[Service::Server], events).await
 }
 
 /// Stops what runs of the stack's containers, whoever started them, and names them.
 pub async fn stop(stack: &Stack, engine: &Engine, events: &Events) -> Result<Vec<String>> {
     let mut services = Service::ALL;
     services.reverse();
-    let stopped = stop_these(stack, engine, &services, events).await?;
+    let stopped = stop_services(stack, engine, &services, events).await?;
     // Whatever a start that was cut short has left: it had time to become a stack that was used.
     Journal::remove(stack)?;
     Ok(stopped)
@@ -35,7 +35,8 @@ fn is_up(container: &Container) -> bool {
     container.is_running() || container.state == "restarting"
 }
 
-async fn stop_these(
+/// Stops what runs of these services, in this order, and names the containers.
+pub async fn stop_services(
     stack: &Stack,
     engine: &Engine,
     services: &[Service],

@@ -31,7 +31,7 @@ impl Before {
             if let Some(container) = engine.container(&name).await? {
                 containers.insert(service, container.is_running());
             }
-            let volume = deployment.names.volume(service);
+            let volume = deployment.volume(service);
             if engine.volume(&volume).await?.is_none() {
                 new_volumes.push(service);
             }
@@ -89,7 +89,7 @@ impl Before {
         // A volume that this start made, and that never became a healthy stack, holds nothing but a
         // beginning that would be in the way of the next start.
         for &service in &self.new_volumes {
-            engine.remove_volume(&names.volume(service)).await?;
+            engine.remove_volume(&deployment.volume(service)).await?;
         }
         if !self.network {
             engine.remove_network(&names.network()).await?;

@@ -1,0 +1,295 @@
+//! The files of volumes, in and out as tar streams, through containers that are made for it and
+//! never started; and servers that are run on a volume for a moment, to look whether they can.
+//!
+//! Such a container is labelled with the process that made it, so that one left behind by a run
+//! that died is found and removed.
+
+use super::Engine;
+use crate::adapters::process::Identity;
+use crate::error::{Error, Result};
+use bollard::models::{ContainerCreateBody, HostConfig, VolumeCreateRequest};
+use bollard::query_parameters as query;
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Where a held volume is inside its container.
+const PLACE: &str = "/k1ops-volume";
+
+/// The label that says who made a container of this kind.
+const MADE_BY: &str = "k1ops.made-by";
+
+/// How long a stream may say nothing.
+const STALLED: Duration = Duration::from_secs(120);
+
+/// A container that holds a volume. [`Held::release`] removes it.
+#[derive(Debug)]
+pub struct Held {
+    engine: Engine,
+    container: String,
+    volume: String,
+}
+
+/// A program that is run on a volume for a moment. [`Trial::end`] stops and removes it.
+#[derive(Debug)]
+pub struct Trial {
+    engine: Engine,
+    /// The container.
+    pub container: String,
+}
+
+/// What to run on a volume.
+#[derive(Debug, Clone)]
+pub struct TrialOf<'a> {
+    /// The volume.
+    pub volume: &'a str,
+    /// Where it is mounted.
+    pub place: &'a str,
+    /// The image.
+    pub image: &'a str,
+    /// What runs, if not what the image runs.
+    pub command: Vec<String>,
+    /// `NAME=VALUE`.
+    pub environment: Vec<String>,
+}
+
+impl Engine {
+    /// Makes a volume with these labels. There must be none of this name.
+    pub async fn make_volume(&self, name: &str, labels: HashMap<String, String>) -> Result<()> {
+        let what = format!("make volume {name}");
+        if self.volume(name).await?.is_some() {
+            return Err(
+                Error::refused(format!("volume {name} is there already")).hint(format!(
+                    "Look what is in it; remove it with: docker volume rm {name}"
+                )),
+            );
+        }
+        let request = VolumeCreateRequest {
+            name: Some(name.to_owned()),
+            labels: Some(labels),
+            ..Default::default()
+        };
+        self.ask(&what, self.docker.create_volume(request)).await?;
+        Ok(())
+    }
+
+    /// Where the volume's files are on the engine's host; `None` if it is not there or lies
+    /// elsewhere.
+    pub async fn volume_folder(&self, name: &str) -> Result<Option<PathBuf>> {
+        let what = format!("inspect volume {name}");
+        let found = self
+            .ask_maybe(&what, self.docker.inspect_volume(name))
+            .await?;
+        Ok(found
+            .filter(|volume| volume.driver == "local" && !volume.mountpoint.is_empty())
+            .map(|volume| PathBuf::from(volume.mountpoint)))
+    }
+
+    /// Whether its files can be opened from here: it runs on this host and this process may.
+    #[must_use]
+    pub fn is_on_this_host(&self) -> bool {
+        self.endpoint.socket().is_some()
+            && !self.maps_users()
+            && rustix::process::geteuid().is_root()
+    }
+
+    /// Makes a container from `image` that holds `volume` and is never started.
+    pub async fn hold(&self, volume: &str, image: &str) -> Result<Held> {
+        self.remove_left_behind(false).await?;
+        let what = format!("open volume {volume}");
+        let host = HostConfig {
+            // What the image has at that place must not be copied into the volume.
+            binds: Some(vec![format!("{volume}:{PLACE}:nocopy")]),
+            network_mode: Some("none".to_owned()),
+            ..Default::default()
+        };
+        let body = ContainerCreateBody {
+            image: Some(image.to_owned()),
+            labels: Some(made_by()),
+            host_config: Some(host),
+            ..Default::default()
+        };
+        let container = self.create(&what, body).await?;
+        Ok(Held {
+            engine: self.clone(),
+            container,
+            volume: volume.to_owned(),
+        })
+    }
+
+    /// Runs a program on a volume, without any network.
+    pub async fn try_on(&self, trial: &TrialOf<'_>) -> Result<Trial> {
+        self.remove_left_behind(false).await?;
+        let what = format!("run {} on volume {}", trial.image, trial.volume);
+        let host = HostConfig {
+            binds: Some(vec![format!("{}:{}:nocopy", trial.volume, trial.place)]),
+            network_mode: Some("none".to_owned()),
+            ..Default::default()
+        };
+        let body = ContainerCreateBody {
+            image: Some(trial.image.to_owned()),
+            labels: Some(made_by()),
+            cmd: Some(trial.command.clone()).filter(|command| !command.is_empty()),
+            env: Some(trial.environment.clone()),
+            host_config: Some(host),
+            ..Default::default()
+        };
+        let container = self.create(&what, body).await?;
+        let running = Trial {
+            engine: self.clone(),
+            container,
+        };
+        let request = self
+            .docker
+            .start_container(&running.container, None::<query::StartContainerOptions>);
+        if let Err(error) = self.ask(&what, request).await {
+            running.end(Duration::ZERO).await?;
+            return Err(error);
+        }
+        Ok(running)
+    }
+
+    async fn create(&self, what: &str, body: ContainerCreateBody) -> Result<String> {
+        let request = self
+            .docker
+            .create_container(None::<query::CreateContainerOptions>, body);
+        Ok(self.ask(what, request).await?.id)
+    }
+
+    /// Removes what runs that died have left of these containers, and with `own` what this process
+    /// has made as well: the work for which it did was broken off.
+    pub async fn remove_left_behind(&self, own: bool) -> Result<()> {
+        let filters = HashMap::from([("label", vec![MADE_BY])]);
+        let options = query::ListContainersOptionsBuilder::default()
+            .all(true)
+            .filters(&filters)
+            .build();
+        let what = "list containers";
+        let found = self
+            .ask(what, self.docker.list_containers(Some(options)))
+            .await?;
+        for container in found {
+            let by = container.labels.and_then(|mut l| l.remove(MADE_BY));
+            if let (Some(id), Some(by)) = (container.id, by)
+                && (maker_is_gone(&by) || own && made_by().get(MADE_BY) == Some(&by))
+            {
+                self.remove_container(&id).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A path of a container, running or not, as a tar stream.
+    pub fn download_tar(
+        &self,
+        container: &str,
+        path: &str,
+    ) -> impl Stream<Item = Result<Bytes>> + Send + use<> {
+        let options = query::DownloadFromContainerOptionsBuilder::default()
+            .path(path)
+            .build();
+        let engine = self.clone();
+        let what = format!("read {path} of container {container}");
+        let parts = Box::pin(
+            self.docker
+                .download_from_container(container, Some(options)),
+        );
+        futures_util::stream::unfold(Some(parts), move |parts| {
+            let (engine, what) = (engine.clone(), what.clone());
+            async move {
+                let mut parts = parts?;
+                match tokio::time::timeout(STALLED, parts.next()).await {
+                    Ok(None) => None,
+                    Ok(Some(Ok(part))) => Some((Ok(part), Some(parts))),
+                    Ok(Some(Err(error))) => Some((Err(engine.refused(&what, error)), None)),
+                    Err(_) => Some((Err(super::hangs(&engine.endpoint)), None)),
+                }
+            }
+        })
+    }
+
+    /// Unpacks a tar stream at a path of a container.
+    async fn upload_tar(
+        &self,
+        container: &str,
+        path: &str,
+        what: &str,
+        tar: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+    ) -> Result<()> {
+        let options = query::UploadToContainerOptionsBuilder::default()
+            .path(path)
+            .build();
+        let body = bollard::body_try_stream(tar);
+        // As long as the stream takes; it is the source that is watched for coming to a stop.
+        let docker = self
+            .docker
+            .clone()
+            .with_timeout(Duration::from_secs(24 * 3600));
+        Box::pin(docker.upload_to_container(container, Some(options), body))
+            .await
+            .map_err(|error| self.refused(what, error))
+    }
+}
+
+impl Held {
+    /// The files in the volume, `./` first.
+    pub fn read(&self) -> impl Stream<Item = Result<Bytes>> + Send + use<> {
+        self.engine
+            .download_tar(&self.container, &format!("{PLACE}/."))
+    }
+
+    /// Unpacks a tar stream into a folder of the volume, which must be there.
+    pub async fn write(
+        &self,
+        folder: &str,
+        tar: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+    ) -> Result<()> {
+        let what = format!("write volume {}", self.volume);
+        self.engine
+            .upload_tar(&self.container, &format!("{PLACE}/{folder}"), &what, tar)
+            .await
+    }
+
+    /// Removes the container; the volume stays.
+    pub async fn release(self) -> Result<()> {
+        self.engine.remove_container(&self.container).await
+    }
+}
+
+impl Trial {
+    /// Stops it, with `grace` before it is killed, and removes it.
+    pub async fn end(self, grace: Duration) -> Result<()> {
+        if !grace.is_zero() {
+            self.engine.stop_container(&self.container, grace).await?;
+        }
+        self.engine.remove_container(&self.container).await
+    }
+}
+
+fn made_by() -> HashMap<String, String> {
+    let me = Identity::of(std::process::id());
+    let me = me.map_or_else(String::new, |me| {
+        format!("{}:{}:{}", me.boot_id, me.pid, me.start_ticks)
+    });
+    HashMap::from([(MADE_BY.to_owned(), me)])
+}
+
+/// A process of another boot, or of another host, is not known to be gone.
+fn maker_is_gone(label: &str) -> bool {
+    let mut parts = label.split(':');
+    let (Some(boot), Some(pid), Some(start)) = (parts.next(), parts.next(), parts.next()) else {
+        return false;
+    };
+    let (Ok(pid), Ok(start_ticks)) = (pid.parse(), start.parse()) else {
+        return false;
+    };
+    let here = Identity::of(std::process::id()).is_some_and(|me| me.boot_id == boot);
+    let maker = Identity {
+        pid,
+        start_ticks,
+        boot_id: boot.to_owned(),
+    };
+    here && !maker.is_alive()
+}

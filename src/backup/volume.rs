@@ -1,0 +1,183 @@
+//! The volumes of tier 1 into an archive, each as it is safe to take: the database's cluster through
+//! its own protocol, Redis and Elasticsearch by their own snapshots, anything else as files.
+//!
+//! A volume whose service does not run is at rest, and taken as files.
+
+use super::parts::Parts;
+use super::physical;
+use crate::adapters::docker::Engine;
+use crate::adapters::tar_program;
+use crate::archive::{LeftOut, Source, VolumeContent, VolumeSource, Writer, tree};
+use crate::error::{Error, Result};
+use crate::event::{Events, Unit};
+use crate::interrupt::Interrupt;
+use crate::stack::Stack;
+use crate::stack::docker::{Deployment, Service, snapshot};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use std::pin::Pin;
+
+type Tar = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;
+
+/// What a volume became.
+#[derive(Debug)]
+pub(super) enum Taken {
+    /// It is in the archive.
+    Source(Source),
+    /// There is none.
+    Nothing(LeftOut),
+}
+
+/// Takes volumes of one deployment.
+pub(super) struct Volumes<'a> {
+    engine: Engine,
+    deployment: Deployment,
+    writer: &'a Writer,
+    events: &'a Events,
+    interrupt: &'a Interrupt,
+}
+
+impl<'a> Volumes<'a> {
+    /// Finds the engine and the stack's volumes on it.
+    pub(super) async fn open(
+        stack: &Stack,
+        writer: &'a Writer,
+        events: &'a Events,
+        interrupt: &'a Interrupt,
+    ) -> Result<Self> {
+        Ok(Self {
+            engine: Engine::find().await?,
+            deployment: Deployment::of(stack)?,
+            writer,
+            events,
+            interrupt,
+        })
+    }
+
+    /// Takes the volume of a service.
+    pub(super) async fn take(&self, service: Service) -> Result<Taken> {
+        let live = self.deployment.volume(service);
+        if self.engine.volume(&live).await?.is_none() {
+            return Ok(Taken::Nothing(LeftOut {
+                what: format!("volume {live}"),
+                why: "there is none".to_owned(),
+            }));
+        }
+        let container = self.deployment.container(&self.engine, service).await?;
+        let runs = container.is_some_and(|container| container.is_running());
+        let source = match service {
+            Service::Postgres if runs => return self.cluster().await,
+            Service::Redis if runs => self.redis().await?,
+            Service::Elasticsearch if runs => self.elasticsearch().await?,
+            _ => self.files(service, &live).await?,
+        };
+        Ok(Taken::Source(Source::Volume(source)))
+    }
+
+    async fn cluster(&self) -> Result<Taken> {
+        let volume = self.deployment.names.volume(Service::Postgres);
+        let address = self.deployment.database()?;
+        let taken = physical::take(self.writer, &address, &volume, self.events, self.interrupt);
+        Ok(Taken::Source(Source::Physical(taken.await?)))
+    }
+
+    async fn redis(&self) -> Result<VolumeSource> {
+        let container = self.deployment.names.container(Service::Redis);
+        let file = snapshot::redis(&self.engine, &container, self.interrupt).await?;
+        let tar = self.engine.download_tar(&container, &file);
+        let content = VolumeContent::RedisSnapshot;
+        self.stream(Service::Redis, content, Box::pin(tar)).await
+    }
+
+    async fn elasticsearch(&self) -> Result<VolumeSource> {
+        let container = self.deployment.names.container(Service::Elasticsearch);
+        let taken = snapshot::elasticsearch(&self.engine, &container, self.interrupt).await?;
+        let tar = self
+            .engine
+            .download_tar(&container, &format!("{}/.", taken.folder));
+        let content = VolumeContent::ElasticsearchSnapshot;
+        let source = self.stream(Service::Elasticsearch, content, Box::pin(tar));
+        let source = source.await;
+        taken.remove(&self.engine, &container).await?;
+        source
+    }
+
+    /// All files. Where they can be opened from here, nothing of them is lost on the way.
+    async fn files(&self, service: Service, live: &str) -> Result<VolumeSource> {
+        let content = VolumeContent::Files;
+        if let Some(folder) = readable_folder(&self.engine, live).await? {
+            let tar = tar_program::read(&folder)?;
+            return self.stream(service, content, Box::pin(tar)).await;
+        }
+        let image = self.deployment.image_at_hand(&self.engine).await?;
+        let held = self.engine.hold(live, &image).await?;
+        let source = self.stream(service, content, Box::pin(held.read())).await;
+        held.release().await?;
+        source
+    }
+
+    async fn stream(
+        &self,
+        service: Service,
+        content: VolumeContent,
+        tar: Tar,
+    ) -> Result<VolumeSource> {
+        self.interrupt
+            .guard(self.stream_all(service, content, tar))
+            .await
+    }
+
+    async fn stream_all(
+        &self,
+        service: Service,
+        content: VolumeContent,
+        mut tar: Tar,
+    ) -> Result<VolumeSource> {
+        let volume = self.deployment.names.volume(service);
+        let step = format!("copying volume {volume}");
+        self.events.started(&step);
+        let folder = format!("volumes/{volume}");
+        let mut parts = Parts::begin(self.writer, folder.clone());
+        let (passing, reading) = tree::passing();
+        while let Some(piece) = tar.next().await {
+            let piece = piece?;
+            parts.add(&piece).await?;
+            self.events.progress(&step, parts.size, None, Unit::Bytes);
+            if passing.send(piece).await.is_err() {
+                break;
+            }
+        }
+        drop(passing);
+        let found = tree::passed(reading).await?;
+        if found.digest.rows == 0 {
+            return Err(Error::failed(format!(
+                "volume {volume} came without its folder"
+            )));
+        }
+        parts.flush().await?;
+        self.events
+            .finished(step, format!("{} entries", found.digest.rows));
+        Ok(VolumeSource {
+            volume,
+            service: service.key().to_owned(),
+            content,
+            folder,
+            parts: parts.parts,
+            size: parts.size,
+            bytes: found.bytes,
+            entries: found.digest,
+        })
+    }
+}
+
+/// The folder of a volume, if its files can be opened from here by a program that keeps all there
+/// is about them.
+pub async fn readable_folder(engine: &Engine, volume: &str) -> Result<Option<std::path::PathBuf>> {
+    if !engine.is_on_this_host() || !tar_program::is_here().await {
+        return Ok(None);
+    }
+    Ok(engine
+        .volume_folder(volume)
+        .await?
+        .filter(|folder| folder.is_dir()))
+}

@@ -1,0 +1,333 @@
+//! A volume of tier 1 into a new volume beside the live one, and a look whether it is good: files
+//! are read back and compared, and a real server is run on what a server is to run on.
+//!
+//! Making the new volume the live one is not this module's business.
+
+use crate::adapters::docker::Engine;
+use crate::adapters::tar_program;
+use crate::archive::{Archive, PartsReader, PhysicalSource, VolumeContent, VolumeSource, tree};
+use crate::backup::readable_folder;
+use crate::error::{Context, Error, Result};
+use crate::event::Events;
+use crate::interrupt::Interrupt;
+use crate::stack::Stack;
+use crate::stack::docker::{Deployment, Service, snapshot, trial};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use serde::Serialize;
+use std::collections::HashMap;
+use std::io::Read;
+use tokio::sync::mpsc;
+
+/// What a volume is restored from.
+#[derive(Debug, Clone, Serialize)]
+#[serde(untagged)]
+pub enum VolumeOf {
+    /// A tar stream of files.
+    Files(VolumeSource),
+    /// A `PostgreSQL` cluster.
+    Cluster(PhysicalSource),
+}
+
+impl VolumeOf {
+    /// The volume's name in the archive.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Files(source) => &source.volume,
+            Self::Cluster(source) => &source.volume,
+        }
+    }
+
+    /// Bytes that are written.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::Files(source) => source.bytes,
+            Self::Cluster(source) => source.size(),
+        }
+    }
+
+    /// The service that the volume belongs to.
+    #[must_use]
+    pub fn service(&self) -> Option<Service> {
+        match self {
+            Self::Files(source) => Service::named(&source.service),
+            Self::Cluster(_) => Some(Service::Postgres),
+        }
+    }
+}
+
+/// One restore into a new volume.
+pub(super) struct Restoring<'a> {
+    engine: Engine,
+    deployment: Deployment,
+    archive: &'a Archive,
+    jobs: usize,
+    events: &'a Events,
+    interrupt: &'a Interrupt,
+}
+
+impl<'a> Restoring<'a> {
+    /// Finds the engine and the images.
+    pub(super) async fn open(
+        stack: &Stack,
+        archive: &'a Archive,
+        jobs: usize,
+        events: &'a Events,
+        interrupt: &'a Interrupt,
+    ) -> Result<Self> {
+        Ok(Self {
+            engine: Engine::find().await?,
+            deployment: Deployment::of(stack)?,
+            archive,
+            jobs,
+            events,
+            interrupt,
+        })
+    }
+
+    /// Fills the new volume `beside`, checks it, and answers how many entries it has. On failure
+    /// the volume stays, half filled: whoever gives up removes it.
+    pub(super) async fn restore_beside(&self, of: &VolumeOf, beside: &str) -> Result<u64> {
+        self.interrupt.guard(self.all(of, beside)).await
+    }
+
+    async fn all(&self, of: &VolumeOf, beside: &str) -> Result<u64> {
+        let step = format!("restoring volume {}", of.name());
+        self.events.started(&step);
+        let service = of.service().ok_or_else(|| {
+            let name = of.name();
+            self.archive.bad(format!(
+                "holds volume {name} of a service that is not known"
+            ))
+        })?;
+        trial::ensure_image(&self.engine, &self.deployment, service, self.events).await?;
+        let labels = labels(&self.deployment, service);
+        self.engine.make_volume(beside, labels).await?;
+        let entries = match of {
+            VolumeOf::Cluster(source) => self.cluster(source, beside).await?,
+            VolumeOf::Files(source) => self.files(source, service, beside).await?,
+        };
+        self.events.finished(step, format!("{entries} entries"));
+        Ok(entries)
+    }
+
+    async fn cluster(&self, source: &PhysicalSource, beside: &str) -> Result<u64> {
+        let [base] = source.archives.as_slice() else {
+            return Err(self
+                .archive
+                .bad("holds a cluster with tablespaces, which are outside of its volume")
+                .hint("Restore the database from its rows: leave --only away."));
+        };
+        let folder = source.parts_folder(base);
+        let tar = self.stream(&folder, base.parts)?;
+        self.fill(beside, tar).await?;
+        trial::postgres(&self.engine, &self.deployment, beside, self.events).await?;
+        Ok(source.files)
+    }
+
+    async fn files(&self, source: &VolumeSource, service: Service, beside: &str) -> Result<u64> {
+        let tar = self.stream(&source.folder, source.parts)?;
+        match source.content {
+            VolumeContent::Files => {
+                self.fill(beside, tar).await?;
+                self.compare(source, beside).await?;
+                self.try_files(service, beside).await?;
+            }
+            VolumeContent::RedisSnapshot => {
+                self.fill(beside, tar).await?;
+                trial::redis(&self.engine, &self.deployment, beside, self.events).await?;
+            }
+            VolumeContent::ElasticsearchSnapshot => {
+                self.fill_elasticsearch(source, beside).await?;
+                trial::elasticsearch(&self.engine, &self.deployment, beside, self.events).await?;
+            }
+        }
+        Ok(source.entries.rows)
+    }
+
+    /// A store that was taken at rest must start as well.
+    async fn try_files(&self, service: Service, beside: &str) -> Result<()> {
+        match service {
+            Service::Postgres => {
+                trial::postgres(&self.engine, &self.deployment, beside, self.events).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The snapshot goes where Elasticsearch may read it, in a volume that belongs to its user.
+    async fn fill_elasticsearch(&self, source: &VolumeSource, beside: &str) -> Result<()> {
+        let mut parts = self.parts(&source.folder, source.parts)?;
+        let owner = tokio::task::spawn_blocking(move || first_owner(&mut parts))
+            .await
+            .context(|| "the thread that reads a tar stream died")??;
+        let name = snapshot::ELASTICSEARCH_FOLDER.rsplit('/').next();
+        let folders = folders(&["./", &format!("./{}/", name.unwrap_or_default())], owner)?;
+        let tar = futures_util::stream::once(async { Ok(Bytes::from(folders)) });
+        self.fill(beside, tar).await?;
+        let into = name.unwrap_or_default();
+        let tar = self.stream(&source.folder, source.parts)?;
+        match readable_folder(&self.engine, beside).await? {
+            Some(folder) => tar_program::write(&folder.join(into), tar).await,
+            None => {
+                let image = self.deployment.image_at_hand(&self.engine).await?;
+                let held = self.engine.hold(beside, &image).await?;
+                let written = held.write(into, tar).await;
+                held.release().await?;
+                written
+            }
+        }
+    }
+
+    async fn fill(
+        &self,
+        beside: &str,
+        tar: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+    ) -> Result<()> {
+        if let Some(folder) = readable_folder(&self.engine, beside).await? {
+            return tar_program::write(&folder, tar).await;
+        }
+        let image = self.deployment.image_at_hand(&self.engine).await?;
+        let held = self.engine.hold(beside, &image).await?;
+        let written = held.write("", tar).await;
+        held.release().await?;
+        written
+    }
+
+    /// Reads the new volume back and compares every entry with what was backed up.
+    async fn compare(&self, source: &VolumeSource, beside: &str) -> Result<()> {
+        let found = match readable_folder(&self.engine, beside).await? {
+            Some(folder) => look_through(tar_program::read(&folder)?).await?,
+            None => {
+                let image = self.deployment.image_at_hand(&self.engine).await?;
+                let held = self.engine.hold(beside, &image).await?;
+                let found = look_through(held.read()).await;
+                held.release().await?;
+                found?
+            }
+        };
+        if found.digest == source.entries {
+            return Ok(());
+        }
+        let (name, had, has) = (&source.volume, source.entries.rows, found.digest.rows);
+        Err(Error::bad_data(format!(
+            "what was restored of volume {name} is not what was backed up: {has} entries, {had} were backed up"
+        ))
+        .hint("Nothing was replaced. The disk below Docker's volumes may be failing."))
+    }
+
+    fn parts(&self, folder: &str, count: u32) -> Result<PartsReader> {
+        PartsReader::new(self.archive, folder, count, self.jobs, self.interrupt)
+    }
+
+    /// The parts of a stream, one after the other, from a thread of their own.
+    fn stream(
+        &self,
+        folder: &str,
+        count: u32,
+    ) -> Result<impl Stream<Item = std::io::Result<Bytes>> + Send + use<>> {
+        let mut parts = self.parts(folder, count)?;
+        let (sender, receiver) = mpsc::channel(4);
+        tokio::task::spawn_blocking(move || {
+            loop {
+                let mut piece = vec![0; 256 << 10];
+                let read = parts.read(&mut piece).map(|read| {
+                    piece.truncate(read);
+                    Bytes::from(piece)
+                });
+                let last = read.as_ref().map_or(true, Bytes::is_empty);
+                if read.as_ref().is_ok_and(Bytes::is_empty)
+                    || sender.blocking_send(read).is_err()
+                    || last
+                {
+                    return;
+                }
+            }
+        });
+        Ok(futures_util::stream::unfold(
+            receiver,
+            |mut receiver| async { receiver.recv().await.map(|piece| (piece, receiver)) },
+        ))
+    }
+}
+
+async fn look_through(tar: impl Stream<Item = Result<Bytes>> + Send) -> Result<tree::Tree> {
+    let (passing, reading) = tree::passing();
+    let mut tar = std::pin::pin!(tar);
+    while let Some(piece) = tar.next().await {
+        if passing.send(piece?).await.is_err() {
+            break;
+        }
+    }
+    drop(passing);
+    tree::passed(reading).await
+}
+
+fn first_owner(parts: &mut PartsReader) -> Result<(u64, u64)> {
+    let unreadable = || "a tar stream of a volume cannot be read";
+    let mut archive = tar::Archive::new(parts);
+    let mut entries = archive.entries().context(unreadable)?;
+    let Some(first) = entries.next() else {
+        return Err(Error::bad_data("a tar stream of a volume is empty"));
+    };
+    let first = first.context(unreadable)?;
+    let header = first.header();
+    Ok((
+        header.uid().context(unreadable)?,
+        header.gid().context(unreadable)?,
+    ))
+}
+
+/// A tar stream with nothing but these folders in it.
+fn folders(names: &[&str], (uid, gid): (u64, u64)) -> Result<Vec<u8>> {
+    let cannot = || "a tar stream cannot be made";
+    let mut builder = tar::Builder::new(Vec::new());
+    for name in names {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Directory);
+        header.set_mode(0o775);
+        header.set_uid(uid);
+        header.set_gid(gid);
+        header.set_size(0);
+        builder
+            .append_data(&mut header, name, std::io::empty())
+            .context(cannot)?;
+    }
+    builder.into_inner().context(cannot)
+}
+
+/// What Compose knows its volumes by, so that it takes the new one for its own.
+fn labels(deployment: &Deployment, service: Service) -> HashMap<String, String> {
+    let project = deployment.names.prefix().to_owned();
+    let first = deployment.names.volume(service);
+    let key = first
+        .strip_prefix(&format!("{project}_"))
+        .unwrap_or(&first)
+        .to_owned();
+    HashMap::from([
+        ("com.docker.compose.project".to_owned(), project),
+        ("com.docker.compose.volume".to_owned(), key),
+        ("k1ops.restored".to_owned(), "yes".to_owned()),
+    ])
+}
+
+/// Removes the new volume of a restore that is given up, or a kept one that is discarded. A stopped
+/// container of the stack that still has it is removed first; it would be made anew anyway.
+pub(super) async fn remove(stack: &Stack, service: Service, volume: &str) -> Result<()> {
+    let engine = Engine::find().await?;
+    engine.remove_left_behind(true).await?;
+    let deployment = Deployment::of(stack)?;
+    if deployment.volume(service) == volume {
+        return Err(Error::refused(format!("volume {volume} is the live one"))
+            .hint("Nothing was removed. Look at K1_*_VOLUME in .conductor/docker/.env."));
+    }
+    if let Some(container) = deployment.container(&engine, service).await?
+        && !container.is_running()
+        && container.volumes.values().any(|name| name == volume)
+    {
+        engine.remove_container(&container.name).await?;
+    }
+    engine.remove_volume(volume).await
+}

@@ -1,0 +1,230 @@
+//! Single services of the stack brought up, and the database made to let k1ops in. In what order, and
+//! what becomes of it all if it fails, is not decided here.
+
+use super::image::ensure_pulled;
+use super::secrets::open_to_mapped_users;
+use super::wait::{Patience, until_healthy};
+use super::{Deployment, Service, diagnose, expected_image, plan, preflight};
+use crate::adapters::compose::Compose;
+use crate::adapters::docker::Engine;
+use crate::adapters::postgres::Session;
+use crate::error::{Error, Result};
+use crate::event::Events;
+use crate::interrupt::Interrupt;
+use crate::stack::Stack;
+use std::time::Duration;
+
+/// How long Compose may take to make and start containers whose images are there.
+const UP: Duration = Duration::from_secs(180);
+/// How long the database may take to come up alone: it may have to recover, or to be made.
+const DATABASE: Duration = Duration::from_secs(300);
+/// How long a statement inside the database's container may take.
+const STATEMENT: Duration = Duration::from_secs(45);
+
+/// What is needed to bring services up.
+#[derive(Clone, Copy)]
+pub(super) struct Services<'a> {
+    pub(super) engine: &'a Engine,
+    pub(super) compose: &'a Compose,
+    pub(super) deployment: &'a Deployment,
+    pub(super) events: &'a Events,
+}
+
+impl Services<'_> {
+    /// Starts containers, making them anew where their description has changed.
+    pub(super) async fn up(&self, services: &[Service]) -> Result<()> {
+        let mut args = vec!["up", "-d", "--no-build", "--no-deps"];
+        args.extend(services.iter().map(|service| service.key()));
+        let step = format!("starting {}", args[4..].join(", "));
+        self.events.started(&step);
+        self.compose
+            .run(&self.deployment.project(), &args, UP, |_| {})
+            .await
+            .map_err(diagnose::compose)?;
+        self.events.finished(&step, "");
+        Ok(())
+    }
+
+    /// Waits until a service is well.
+    pub(super) async fn wait(&self, service: Service, patience: Patience) -> Result<()> {
+        until_healthy(
+            self.engine,
+            &self.deployment,
+            service,
+            patience,
+            self.events,
+        )
+        .await
+    }
+
+    /// Makes the database let k1ops in, for its rows and for a copy of the whole cluster.
+    pub(super) async fn open_database(&self) -> Result<()> {
+        self.make_password_fit().await?;
+        self.allow_replication().await
+    }
+
+    /// A volume that came from a backup, or from before the secrets were lost, has another
+    /// password. Inside its container the database trusts its own host, so it can be told ours.
+    async fn make_password_fit(&self) -> Result<()> {
+        let address = self.deployment.database()?;
+        let Err(error) = Session::open(&address).await else {
+            return Ok(());
+        };
+        let refused = said(&error).contains("password authentication failed");
+        if !refused {
+            return Err(error);
+        }
+        let name = self.deployment.names.container(Service::Postgres);
+        let password = address.password().unwrap_or_default();
+        // Made of hexadecimal digits; whatever a user put there is quoted as SQL wants it.
+        let sql = format!(
+            "ALTER ROLE conductor PASSWORD '{}';\n",
+            password.replace('\'', "''")
+        );
+        let command = [
+            "psql",
+            "-X",
+            "-q",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-U",
+            "conductor",
+            "-d",
+            "conductor",
+        ];
+        let patience = Duration::from_secs(45);
+        let said = self
+            .engine
+            .run_inside(&name, "postgres", &command, sql.as_bytes(), patience)
+            .await?;
+        if said.code != 0 {
+            return Err(error);
+        }
+        self.events.note(
+            "the database had another password than docker/secrets; it was given the one that is \
+             there",
+        );
+        Session::open(&address).await.map(drop)
+    }
+
+    /// The images' own `pg_hba.conf` lets nobody outside of the container copy the cluster. The line
+    /// asks for the password that everything else asks for.
+    async fn allow_replication(&self) -> Result<()> {
+        let session = Session::open(&self.deployment.database()?).await?;
+        let rules = "SELECT count(*) FROM pg_catalog.pg_hba_file_rules WHERE error IS NULL \
+             AND database @> ARRAY['replication'] AND type LIKE 'host%' AND address = 'all' \
+             AND user_name && ARRAY['all', 'conductor']";
+        let failed = |error: &tokio_postgres::Error| {
+            let said = crate::adapters::postgres::server_message(error);
+            Error::failed(format!("pg_hba.conf cannot be looked at: {said}"))
+        };
+        let row = session
+            .query_one(rules, &[])
+            .await
+            .map_err(|e| failed(&e))?;
+        if row.get::<_, i64>(0) > 0 {
+            return Ok(());
+        }
+        let name = self.deployment.names.container(Service::Postgres);
+        let command = [
+            "sh",
+            "-c",
+            "printf '\\n# For backups of the whole cluster, added by k1ops.\\n\
+             host replication conductor all scram-sha-256\\n' >> \"$PGDATA/pg_hba.conf\" && sync",
+        ];
+        let said = self
+            .engine
+            .run_inside(&name, "postgres", &command, b"", STATEMENT)
+            .await?;
+        if said.code != 0 {
+            return Err(Error::failed(format!(
+                "pg_hba.conf of {name} cannot be added to: {}",
+                said.stderr.trim()
+            )));
+        }
+        let reload = "SELECT pg_catalog.pg_reload_conf()";
+        session.execute(reload, &[]).await.map_err(|e| failed(&e))?;
+        Ok(())
+    }
+}
+
+pub(super) fn said(error: &Error) -> String {
+    format!("{error}\n{}", error.causes().join("\n"))
+}
+
+/// A database that was started for a while.
+#[derive(Debug)]
+pub struct Lent {
+    engine: Engine,
+    container: Option<String>,
+}
+
+impl Lent {
+    /// Stops it again, if it was started for this.
+    pub async fn give_back(self) -> Result<()> {
+        match &self.container {
+            Some(name) => {
+                self.engine
+                    .stop_container(name, Duration::from_secs(120))
+                    .await
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// Makes sure that the database of tier 1 runs and lets k1ops in, starting it alone if it has to be.
+pub async fn lend_database(stack: &Stack, events: &Events, interrupt: &Interrupt) -> Result<Lent> {
+    interrupt.guard(Box::pin(lend(stack, events))).await
+}
+
+async fn lend(stack: &Stack, events: &Events) -> Result<Lent> {
+    let engine = Engine::find().await?;
+    let deployment = Deployment::of(stack)?;
+    let container = deployment.container(&engine, Service::Postgres).await?;
+    let runs = container.is_some_and(|container| container.is_running());
+    let deployment = if runs {
+        deployment
+    } else {
+        written(stack, &engine)?
+    };
+    let compose = Compose::find(&stack.config.docker.compose, engine.host()).await?;
+    let services = Services {
+        engine: &engine,
+        compose: &compose,
+        deployment: &deployment,
+        events,
+    };
+    if runs {
+        services.open_database().await?;
+        return Ok(Lent {
+            engine,
+            container: None,
+        });
+    }
+    preflight::check_names(&engine, &deployment).await?;
+    let image = deployment.settings.get("K1_POSTGRES_IMAGE");
+    ensure_pulled(&engine, image.unwrap_or_default(), false, events).await?;
+    preflight::check_postgres_version(&engine, &deployment).await?;
+    services.up(&[Service::Postgres]).await?;
+    let patience = Patience {
+        limit: DATABASE,
+        at_most: DATABASE * 4,
+    };
+    services.wait(Service::Postgres, patience).await?;
+    services.open_database().await?;
+    Ok(Lent {
+        container: Some(deployment.names.container(Service::Postgres)),
+        engine,
+    })
+}
+
+/// The files that Compose reads, for a database that is started without its server.
+fn written(stack: &Stack, engine: &Engine) -> Result<Deployment> {
+    let plan = plan(stack, &expected_image(stack), true)?;
+    plan.apply(&[])?;
+    if engine.maps_users() {
+        open_to_mapped_users(&plan.folder)?;
+    }
+    Deployment::of(stack)
+}
