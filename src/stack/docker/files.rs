@@ -142,6 +142,12 @@ impl Plan {
         self.files.iter().filter(|f| f.change == Change::Edited)
     }
 
+    /// Whether a file is out of date that nobody edited.
+    #[must_use]
+    pub fn has_updates(&self) -> bool {
+        self.files.iter().any(|file| file.change == Change::Update)
+    }
+
     /// Whether nothing is to be done.
     #[must_use]
     pub fn is_settled(&self) -> bool {
@@ -193,6 +199,11 @@ fn wanted(
     user: User,
 ) -> Vec<Wanted> {
     let compose = embedded("docker-compose.yaml").unwrap_or_default();
+    let properties = secrets.map(|secrets| render(&server_properties(config, settings, secrets)));
+    let mut settings = settings.clone();
+    if let Some(text) = &properties {
+        settings.set_config_digest(&digest(text.as_bytes()));
+    }
     let mut files = vec![
         Wanted::new("docker-compose.yaml", compose, 0o644),
         // Read by the database's own user when the volume is first filled.
@@ -212,8 +223,7 @@ fn wanted(
             mode,
         ));
     }
-    if let Some(secrets) = secrets {
-        let text = render(&server_properties(config, settings, secrets));
+    if let Some(text) = properties {
         let mut file = Wanted::new("secrets/conductor.properties", text, 0o600);
         file.owner = Some(user);
         file.secret = true;

@@ -110,6 +110,13 @@ impl Settings {
         self
     }
 
+    /// Has Compose make the server's container anew when what the server is told has changed: what is
+    /// in a secret's file is nothing that Compose looks at.
+    pub fn set_config_digest(&mut self, digest: &str) {
+        let name = "K1_CONFIG_DIGEST".to_owned();
+        self.0.insert(name, digest.chars().take(16).collect());
+    }
+
     /// The text of an `.env` file, changed in nothing but the volume of `service`.
     #[must_use]
     pub fn text_with_volume(text: &str, service: Service, volume: &str) -> String {

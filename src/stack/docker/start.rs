@@ -54,7 +54,7 @@ pub async fn start(
 ) -> Result<Started> {
     let begun = Instant::now();
     let stack = &with_elasticsearch_kept(stack)?;
-    let deployment = write_files(stack, ready, events)?;
+    let (deployment, changed) = write_files(stack, ready, events)?;
     let mut run = Run {
         stack,
         ready,
@@ -62,7 +62,7 @@ pub async fn start(
         options,
         events,
     };
-    if Box::pin(interrupt.guard(run.is_up_to_date())).await? {
+    if !changed && Box::pin(interrupt.guard(run.is_up_to_date())).await? {
         Journal::remove(stack)?;
         return Ok(Started {
             deployment: run.deployment,
@@ -103,8 +103,9 @@ fn with_elasticsearch_kept(stack: &Stack) -> Result<Stack> {
     Ok(stack)
 }
 
-/// Writes the files that Compose reads. What a user edited stays, and is what counts.
-fn write_files(stack: &Stack, ready: &Ready, events: &Events) -> Result<Deployment> {
+/// Writes the files that Compose reads, and answers whether any has changed. What a user edited
+/// stays, and is what counts.
+fn write_files(stack: &Stack, ready: &Ready, events: &Events) -> Result<(Deployment, bool)> {
     let image = image_of(stack, &ready.jar.sha256);
     let plan = plan(stack, &image, true)?;
     for file in plan.edited() {
@@ -113,11 +114,12 @@ fn write_files(stack: &Stack, ready: &Ready, events: &Events) -> Result<Deployme
             "`k1ops init` shows how it differs, and asks whether to bring it up to date.",
         );
     }
+    let changed = plan.has_updates();
     plan.apply(&[])?;
     if ready.engine.maps_users() {
         open_to_mapped_users(&plan.folder)?;
     }
-    Deployment::of(stack)
+    Ok((Deployment::of(stack)?, changed))
 }
 
 struct Run<'a> {

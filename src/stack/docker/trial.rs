@@ -135,7 +135,6 @@ pub async fn elasticsearch(
             "discovery.type=single-node",
             "xpack.security.enabled=false",
             "ES_JAVA_OPTS=-Xms512m -Xmx512m",
-            "ingest.geoip.downloader.enabled=false",
             &format!("cluster.name={}", deployment.names.prefix()),
             &format!("path.repo={}", snapshot::ELASTICSEARCH_FOLDER),
         ]
