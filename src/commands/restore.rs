@@ -6,6 +6,7 @@ use crate::exit_code::ExitCode;
 use crate::restore::{
     self, Claim, Part, PlannedPart, RestoreOptions, RestorePlan, RestoreReport, Safety, ServerPlan,
 };
+use crate::stack::Stack;
 use crate::ui::{self, Tone, Ui};
 use std::time::Duration;
 
@@ -25,6 +26,9 @@ pub struct RestoreArgs {
     /// Restore only this part: postgres, sqlite, conductor, k1, volumes or volume:NAME
     #[arg(long, value_name = "PART", value_delimiter = ',', value_parser = part)]
     only: Vec<Part>,
+    /// Restore one volume into a new one of this name, and replace nothing
+    #[arg(long = "as", value_name = "NAME", requires = "only")]
+    into: Option<String>,
     /// Do not back up the present data first; it is kept for undo even so
     #[arg(long)]
     no_safety: bool,
@@ -55,6 +59,9 @@ pub(super) async fn run(args: &RestoreArgs, context: &Context) -> Result<ExitCod
         terminate_sessions: args.terminate_sessions,
         jobs: args.jobs,
     };
+    if let Some(name) = &args.into {
+        return copy(args, &stack, &options, name, context).await;
+    }
     if args.dry_run {
         let plan = restore::plan(&stack, &options, &events, interrupt).await?;
         ui.result(&plan, |ui, text| text.push_str(&shown(ui, &plan)))?;
@@ -68,6 +75,39 @@ pub(super) async fn run(args: &RestoreArgs, context: &Context) -> Result<ExitCod
     }
     let report = restore::execute(&stack, &claim, plan, &events, interrupt).await?;
     ui.result(&report, |ui, text| show_report(ui, &report, text))?;
+    Ok(ExitCode::Done)
+}
+
+/// Restores a volume beside everything that is live.
+async fn copy(
+    args: &RestoreArgs,
+    stack: &Stack,
+    options: &RestoreOptions,
+    name: &str,
+    context: &Context,
+) -> Result<ExitCode> {
+    let (ui, events, interrupt) = (&context.ui, context.events(), &context.interrupt);
+    if args.dry_run {
+        let plan = restore::plan_copy(stack, options, name, &events, interrupt).await?;
+        ui.result(&plan, |_, text| {
+            let size = ui::bytes(plan.bytes);
+            text.push_str(&format!(
+                "would make volume {name} of {} ({size})\n",
+                plan.what
+            ));
+        })?;
+        return Ok(ExitCode::Done);
+    }
+    let claim = Claim::take(stack, "k1ops restore", &events).await?;
+    let plan = restore::plan_copy(stack, options, name, &events, interrupt).await?;
+    let report = restore::copy(stack, &claim, plan, &events, interrupt).await?;
+    ui.result(&report, |ui, text| {
+        let (made, entries) = (ui.paint(Tone::Good, "made"), ui::count(report.entries));
+        text.push_str(&format!(
+            "{made} volume {name} of {}: {entries} entries, tried\n",
+            report.what
+        ));
+    })?;
     Ok(ExitCode::Done)
 }
 

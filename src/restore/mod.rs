@@ -7,6 +7,7 @@
 
 mod choose;
 mod claim;
+mod copy;
 pub mod crash;
 pub mod journal;
 pub mod physical;
@@ -21,6 +22,7 @@ mod undo;
 mod volume;
 
 pub use claim::Claim;
+pub use copy::{CopyPlan, CopyReport, copy, plan_copy};
 pub use plan::{Part, PlannedPart, RestoreOptions, RestorePlan, Safety, ServerPlan, plan};
 pub use recover::{Outcome, Recovered, Unfinished, recover, unfinished};
 pub use run::{RestoreReport, RestoredPart, execute, run};

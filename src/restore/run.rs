@@ -292,7 +292,7 @@ async fn restore_beside(
             }
             (PlannedPart::Volume { source, .. }, Replacement::Volume { beside, .. }) => {
                 let restoring =
-                    Restoring::open(stack, &plan.opened, plan.jobs, events, interrupt).await?;
+                    Restoring::begin(stack, &plan.opened, plan.jobs, events, interrupt).await?;
                 (0, 0, restoring.restore_beside(source, beside).await?)
             }
             _ => return Err(Error::failed(format!("{} has no place to go", part.what()))),

@@ -3,10 +3,8 @@
 //!
 //! Making the new volume the live one is not this module's business.
 
-use crate::adapters::docker::Engine;
-use crate::adapters::tar_program;
+use crate::adapters::docker::{Engine, OpenVolume};
 use crate::archive::{Archive, PartsReader, PhysicalSource, VolumeContent, VolumeSource, tree};
-use crate::backup::readable_folder;
 use crate::error::{Context, Error, Result};
 use crate::event::Events;
 use crate::interrupt::Interrupt;
@@ -18,6 +16,9 @@ use serde::Serialize;
 use std::collections::HashMap;
 use std::io::Read;
 use tokio::sync::mpsc;
+
+/// The label of volumes that a restore has made.
+const RESTORED: &str = "k1ops.restored";
 
 /// What a volume is restored from.
 #[derive(Debug, Clone, Serialize)]
@@ -70,7 +71,7 @@ pub(super) struct Restoring<'a> {
 
 impl<'a> Restoring<'a> {
     /// Finds the engine and the images.
-    pub(super) async fn open(
+    pub(super) async fn begin(
         stack: &Stack,
         archive: &'a Archive,
         jobs: usize,
@@ -90,7 +91,8 @@ impl<'a> Restoring<'a> {
     /// Fills the new volume `beside`, checks it, and answers how many entries it has. On failure
     /// the volume stays, half filled: whoever gives up removes it.
     pub(super) async fn restore_beside(&self, of: &VolumeOf, beside: &str) -> Result<u64> {
-        self.interrupt.guard(self.all(of, beside)).await
+        let all = Box::pin(self.all(of, beside));
+        self.interrupt.guard(all).await
     }
 
     async fn all(&self, of: &VolumeOf, beside: &str) -> Result<u64> {
@@ -167,18 +169,16 @@ impl<'a> Restoring<'a> {
         let folders = folders(&["./", &format!("./{}/", name.unwrap_or_default())], owner)?;
         let tar = futures_util::stream::once(async { Ok(Bytes::from(folders)) });
         self.fill(beside, tar).await?;
-        let into = name.unwrap_or_default();
         let tar = self.stream(&source.folder, source.parts)?;
-        match readable_folder(&self.engine, beside).await? {
-            Some(folder) => tar_program::write(&folder.join(into), tar).await,
-            None => {
-                let image = self.deployment.image_at_hand(&self.engine).await?;
-                let held = self.engine.hold(beside, &image).await?;
-                let written = held.write(into, tar).await;
-                held.release().await?;
-                written
-            }
-        }
+        let open = self.open(beside).await?;
+        let written = open.write(name.unwrap_or_default(), tar).await;
+        open.close().await?;
+        written
+    }
+
+    async fn open(&self, volume: &str) -> Result<OpenVolume> {
+        let image = self.deployment.image_at_hand(&self.engine).await?;
+        self.engine.open_volume(volume, &image).await
     }
 
     async fn fill(
@@ -186,28 +186,18 @@ impl<'a> Restoring<'a> {
         beside: &str,
         tar: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
     ) -> Result<()> {
-        if let Some(folder) = readable_folder(&self.engine, beside).await? {
-            return tar_program::write(&folder, tar).await;
-        }
-        let image = self.deployment.image_at_hand(&self.engine).await?;
-        let held = self.engine.hold(beside, &image).await?;
-        let written = held.write("", tar).await;
-        held.release().await?;
+        let open = self.open(beside).await?;
+        let written = open.write(".", tar).await;
+        open.close().await?;
         written
     }
 
     /// Reads the new volume back and compares every entry with what was backed up.
     async fn compare(&self, source: &VolumeSource, beside: &str) -> Result<()> {
-        let found = match readable_folder(&self.engine, beside).await? {
-            Some(folder) => look_through(tar_program::read(&folder)?).await?,
-            None => {
-                let image = self.deployment.image_at_hand(&self.engine).await?;
-                let held = self.engine.hold(beside, &image).await?;
-                let found = look_through(held.read()).await;
-                held.release().await?;
-                found?
-            }
-        };
+        let open = self.open(beside).await?;
+        let found = look_through(open.read()?).await;
+        open.close().await?;
+        let found = found?;
         if found.digest == source.entries {
             return Ok(());
         }
@@ -309,8 +299,18 @@ fn labels(deployment: &Deployment, service: Service) -> HashMap<String, String> 
     HashMap::from([
         ("com.docker.compose.project".to_owned(), project),
         ("com.docker.compose.volume".to_owned(), key),
-        ("k1ops.restored".to_owned(), "yes".to_owned()),
+        (RESTORED.to_owned(), "yes".to_owned()),
     ])
+}
+
+/// Removes the new volume of a restore that is given up. One of that name which somebody else has
+/// made meanwhile is not touched.
+pub(super) async fn give_up(stack: &Stack, service: Service, volume: &str) -> Result<()> {
+    let found = Engine::find().await?.volume(volume).await?;
+    if found.is_some_and(|volume| volume.labels.contains_key(RESTORED)) {
+        remove(stack, service, volume).await?;
+    }
+    Ok(())
 }
 
 /// Removes the new volume of a restore that is given up, or a kept one that is discarded. A stopped
