@@ -30,6 +30,8 @@ pub struct BackedUp {
     pub tables: u64,
     /// Rows in it.
     pub rows: u64,
+    /// Of a volume: bytes in it.
+    pub bytes: u64,
 }
 
 /// What a backup did.
@@ -303,9 +305,15 @@ fn summary(source: &Source) -> BackedUp {
         Source::Sqlite(s) => (s.tables.len(), s.tables.iter().map(|t| t.digest.rows).sum()),
         Source::Physical(_) | Source::Volume(_) | Source::Config(_) => (0, 0),
     };
+    let bytes = match source {
+        Source::Physical(cluster) => cluster.size(),
+        Source::Volume(volume) => volume.bytes,
+        Source::Postgres(_) | Source::Sqlite(_) | Source::Config(_) => 0,
+    };
     BackedUp {
         what: describe(source),
         tables: tables as u64,
         rows,
+        bytes,
     }
 }

@@ -9,6 +9,7 @@ mod choose;
 mod claim;
 mod copy;
 pub mod crash;
+mod foreign;
 pub mod journal;
 pub mod physical;
 mod plan;
@@ -23,6 +24,7 @@ mod volume;
 
 pub use claim::Claim;
 pub use copy::{CopyPlan, CopyReport, copy, plan_copy};
+pub use foreign::{ForeignKind, ForeignPlan, execute_foreign, foreign_kind, plan_foreign};
 pub use plan::{Part, PlannedPart, RestoreOptions, RestorePlan, Safety, ServerPlan, plan};
 pub use recover::{Outcome, Recovered, Unfinished, recover, unfinished};
 pub use run::{RestoreReport, RestoredPart, execute, run};

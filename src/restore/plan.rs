@@ -273,7 +273,7 @@ fn space(stack: &Stack, parts: &[PlannedPart]) -> Result<(u64, u64)> {
     .hint("Free some space; `k1ops undo --discard` deletes what earlier restores kept."))
 }
 
-async fn server(stack: &Stack, start: bool) -> Result<ServerPlan> {
+pub(super) async fn server(stack: &Stack, start: bool) -> Result<ServerPlan> {
     Ok(match server_runs(stack).await? {
         true => ServerPlan::StopAndStart,
         false if start => ServerPlan::Start,

@@ -61,12 +61,17 @@ impl VolumeOf {
 
 /// One restore into a new volume.
 pub(super) struct Restoring<'a> {
-    engine: Engine,
-    deployment: Deployment,
+    into: Into<'a>,
     archive: &'a Archive,
     jobs: usize,
-    events: &'a Events,
     interrupt: &'a Interrupt,
+}
+
+/// Where new volumes are made.
+struct Into<'a> {
+    engine: Engine,
+    deployment: Deployment,
+    events: &'a Events,
 }
 
 impl<'a> Restoring<'a> {
@@ -79,11 +84,13 @@ impl<'a> Restoring<'a> {
         interrupt: &'a Interrupt,
     ) -> Result<Self> {
         Ok(Self {
-            engine: Engine::find().await?,
-            deployment: Deployment::of(stack)?,
+            into: Into {
+                engine: Engine::find().await?,
+                deployment: Deployment::of(stack)?,
+                events,
+            },
             archive,
             jobs,
-            events,
             interrupt,
         })
     }
@@ -97,21 +104,21 @@ impl<'a> Restoring<'a> {
 
     async fn all(&self, of: &VolumeOf, beside: &str) -> Result<u64> {
         let step = format!("restoring volume {}", of.name());
-        self.events.started(&step);
+        self.into.events.started(&step);
         let service = of.service().ok_or_else(|| {
             let name = of.name();
             self.archive.bad(format!(
                 "holds volume {name} of a service that is not known"
             ))
         })?;
-        trial::ensure_image(&self.engine, &self.deployment, service, self.events).await?;
-        let labels = labels(&self.deployment, service);
-        self.engine.make_volume(beside, labels).await?;
+        self.into.make(service, beside).await?;
         let entries = match of {
             VolumeOf::Cluster(source) => self.cluster(source, beside).await?,
             VolumeOf::Files(source) => self.files(source, service, beside).await?,
         };
-        self.events.finished(step, format!("{entries} entries"));
+        self.into
+            .events
+            .finished(step, format!("{entries} entries"));
         Ok(entries)
     }
 
@@ -124,8 +131,14 @@ impl<'a> Restoring<'a> {
         };
         let folder = source.parts_folder(base);
         let tar = self.stream(&folder, base.parts)?;
-        self.fill(beside, tar).await?;
-        trial::postgres(&self.engine, &self.deployment, beside, self.events).await?;
+        self.into.fill(beside, tar).await?;
+        trial::postgres(
+            &self.into.engine,
+            &self.into.deployment,
+            beside,
+            self.into.events,
+        )
+        .await?;
         Ok(source.files)
     }
 
@@ -133,30 +146,32 @@ impl<'a> Restoring<'a> {
         let tar = self.stream(&source.folder, source.parts)?;
         match source.content {
             VolumeContent::Files => {
-                self.fill(beside, tar).await?;
-                self.compare(source, beside).await?;
-                self.try_files(service, beside).await?;
+                self.into.fill(beside, tar).await?;
+                self.into.compare(source, beside).await?;
+                self.into.try_files(service, beside).await?;
             }
             VolumeContent::RedisSnapshot => {
-                self.fill(beside, tar).await?;
-                trial::redis(&self.engine, &self.deployment, beside, self.events).await?;
+                self.into.fill(beside, tar).await?;
+                trial::redis(
+                    &self.into.engine,
+                    &self.into.deployment,
+                    beside,
+                    self.into.events,
+                )
+                .await?;
             }
             VolumeContent::ElasticsearchSnapshot => {
                 self.fill_elasticsearch(source, beside).await?;
-                trial::elasticsearch(&self.engine, &self.deployment, beside, self.events).await?;
+                trial::elasticsearch(
+                    &self.into.engine,
+                    &self.into.deployment,
+                    beside,
+                    self.into.events,
+                )
+                .await?;
             }
         }
         Ok(source.entries.rows)
-    }
-
-    /// A store that was taken at rest must start as well.
-    async fn try_files(&self, service: Service, beside: &str) -> Result<()> {
-        match service {
-            Service::Postgres => {
-                trial::postgres(&self.engine, &self.deployment, beside, self.events).await
-            }
-            _ => Ok(()),
-        }
     }
 
     /// The snapshot goes where Elasticsearch may read it, in a volume that belongs to its user.
@@ -168,12 +183,34 @@ impl<'a> Restoring<'a> {
         let name = snapshot::ELASTICSEARCH_FOLDER.rsplit('/').next();
         let folders = folders(&["./", &format!("./{}/", name.unwrap_or_default())], owner)?;
         let tar = futures_util::stream::once(async { Ok(Bytes::from(folders)) });
-        self.fill(beside, tar).await?;
+        self.into.fill(beside, tar).await?;
         let tar = self.stream(&source.folder, source.parts)?;
-        let open = self.open(beside).await?;
+        let open = self.into.open(beside).await?;
         let written = open.write(name.unwrap_or_default(), tar).await;
         open.close().await?;
         written
+    }
+
+    fn parts(&self, folder: &str, count: u32) -> Result<PartsReader> {
+        PartsReader::new(self.archive, folder, count, self.jobs, self.interrupt)
+    }
+
+    /// The parts of a stream, one after the other, from a thread of their own.
+    fn stream(
+        &self,
+        folder: &str,
+        count: u32,
+    ) -> Result<impl Stream<Item = std::io::Result<Bytes>> + Send + use<>> {
+        Ok(streamed(self.parts(folder, count)?))
+    }
+}
+
+impl Into<'_> {
+    /// Makes the new volume, and sees to the images that it is filled and tried with.
+    async fn make(&self, service: Service, volume: &str) -> Result<()> {
+        trial::ensure_image(&self.engine, &self.deployment, service, self.events).await?;
+        let labels = labels(&self.deployment, service);
+        self.engine.make_volume(volume, labels).await
     }
 
     async fn open(&self, volume: &str) -> Result<OpenVolume> {
@@ -208,39 +245,70 @@ impl<'a> Restoring<'a> {
         .hint("Nothing was replaced. The disk below Docker's volumes may be failing."))
     }
 
-    fn parts(&self, folder: &str, count: u32) -> Result<PartsReader> {
-        PartsReader::new(self.archive, folder, count, self.jobs, self.interrupt)
-    }
-
-    /// The parts of a stream, one after the other, from a thread of their own.
-    fn stream(
-        &self,
-        folder: &str,
-        count: u32,
-    ) -> Result<impl Stream<Item = std::io::Result<Bytes>> + Send + use<>> {
-        let mut parts = self.parts(folder, count)?;
-        let (sender, receiver) = mpsc::channel(4);
-        tokio::task::spawn_blocking(move || {
-            loop {
-                let mut piece = vec![0; 256 << 10];
-                let read = parts.read(&mut piece).map(|read| {
-                    piece.truncate(read);
-                    Bytes::from(piece)
-                });
-                let last = read.as_ref().map_or(true, Bytes::is_empty);
-                if read.as_ref().is_ok_and(Bytes::is_empty)
-                    || sender.blocking_send(read).is_err()
-                    || last
-                {
-                    return;
-                }
+    /// A store that was taken at rest must start as well.
+    async fn try_files(&self, service: Service, beside: &str) -> Result<()> {
+        match service {
+            Service::Postgres => {
+                trial::postgres(&self.engine, &self.deployment, beside, self.events).await
             }
-        });
-        Ok(futures_util::stream::unfold(
-            receiver,
-            |mut receiver| async { receiver.recv().await.map(|piece| (piece, receiver)) },
-        ))
+            _ => Ok(()),
+        }
     }
+}
+
+/// Fills the new volume `beside` from a tar of another tool, checks it, and answers how many entries
+/// it has. On failure the volume stays, half filled: whoever gives up removes it.
+pub(super) async fn fill_from(
+    stack: &Stack,
+    of: &VolumeOf,
+    tar: Box<dyn std::io::BufRead + Send>,
+    beside: &str,
+    events: &Events,
+    interrupt: &Interrupt,
+) -> Result<u64> {
+    let VolumeOf::Files(source) = of else {
+        return Err(Error::failed("a cluster comes from an archive only"));
+    };
+    let into = Into {
+        engine: Engine::find().await?,
+        deployment: Deployment::of(stack)?,
+        events,
+    };
+    let service = of.service().unwrap_or(Service::Server);
+    let all = async {
+        into.make(service, beside).await?;
+        into.fill(beside, streamed(tar)).await?;
+        into.compare(source, beside).await?;
+        into.try_files(service, beside).await?;
+        Ok(source.entries.rows)
+    };
+    interrupt.guard(Box::pin(all)).await
+}
+
+/// What is read, piece by piece, from a thread of its own.
+fn streamed(
+    mut tar: impl Read + Send + 'static,
+) -> impl Stream<Item = std::io::Result<Bytes>> + Send + 'static {
+    let (sender, receiver) = mpsc::channel(4);
+    tokio::task::spawn_blocking(move || {
+        loop {
+            let mut piece = vec![0; 256 << 10];
+            let read = tar.read(&mut piece).map(|read| {
+                piece.truncate(read);
+                Bytes::from(piece)
+            });
+            let over = !read.as_ref().is_ok_and(|piece| !piece.is_empty());
+            if read.as_ref().is_ok_and(Bytes::is_empty)
+                || sender.blocking_send(read).is_err()
+                || over
+            {
+                return;
+            }
+        }
+    });
+    futures_util::stream::unfold(receiver, |mut receiver| async {
+        receiver.recv().await.map(|piece| (piece, receiver))
+    })
 }
 
 async fn look_through(tar: impl Stream<Item = Result<Bytes>> + Send) -> Result<tree::Tree> {
