@@ -183,6 +183,29 @@ fn everything_is_lost_and_comes_back() {
     }
 
     the_cluster_comes_back_whole_and_goes_again(&bench, &ids[0]);
+    a_new_host_takes_the_archive(&bench);
+}
+
+/// Nothing but the archive is left: no folder of the stack, no passwords.
+fn a_new_host_takes_the_archive(bench: &Bench) {
+    let backups = bench.folder.path().join(".conductor/backups");
+    let name = |entry: std::fs::DirEntry| entry.file_name().to_str().unwrap().to_owned();
+    let archive = std::fs::read_dir(&backups)
+        .unwrap()
+        .map(|entry| name(entry.unwrap()))
+        .find(|name| !name.contains("safety"))
+        .unwrap();
+    let kept = bench.folder.path().join(&archive);
+    std::fs::rename(backups.join(&archive), &kept).unwrap();
+    bench.json(&["stop"], 0);
+    lose_everything(bench);
+    std::fs::remove_dir_all(bench.folder.path().join(".conductor")).unwrap();
+    let archive = kept.to_str().unwrap();
+    assert_code(&bench.run(&["restore", archive, "--dry-run"]), 3);
+    assert!(!bench.folder.path().join(".conductor/docker").exists());
+    bench.json(&["restore", archive, "--yes"], 0);
+    bench.json(&["start"], 0);
+    assert!(is_workflow_there(&bench));
 }
 
 /// The whole cluster instead of the database's rows, into a stack that runs; and undone.

@@ -322,3 +322,55 @@ fn an_engine_killed_in_the_middle_leaves_what_the_next_start_makes_whole() {
 fn an_engine_that_hangs_in_the_middle_is_given_up() {
     start_on_a_dying_engine(Ending::Hanging);
 }
+
+/// Whoever knows Compose needs no k1ops to run what k1ops has written, and k1ops sees it.
+#[test]
+fn a_stack_that_plain_compose_has_started_is_seen() {
+    let bench = Bench::new();
+    bench.json(&["start", "--wait=false"], 0);
+    bench.json(&["stop"], 0);
+    let folder = bench.docker_folder();
+    let compose = |arguments: &[&str]| {
+        let output = std::process::Command::new("docker")
+            .arg("compose")
+            .args(arguments)
+            .current_dir(&folder)
+            .output()
+            .unwrap();
+        assert_code(&output, 0);
+    };
+    compose(&["down"]);
+    compose(&["up", "-d"]);
+    let status = bench.run(&["status", "--json"]);
+    let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+    let services = status["docker"]["services"].as_array().unwrap();
+    assert_eq!(services.len(), 3);
+    assert!(services.iter().all(|s| s["state"] == "running"), "{status}");
+    bench.json(&["backup"], 0);
+    bench.json(&["stop"], 0);
+    without_its_engine_tier_2_runs_and_says_what_that_means(&bench);
+}
+
+fn without_its_engine_tier_2_runs_and_says_what_that_means(bench: &Bench) {
+    let run = |arguments: &[&str]| {
+        bench
+            .command(arguments)
+            .env("K1OPS_TIER", "auto")
+            .env("K1OPS_SERVER_FAST_START", "false")
+            .env("DOCKER_HOST", "unix:///nowhere/docker.sock")
+            .output()
+            .unwrap()
+    };
+    let output = run(&["start", "--json"]);
+    let status = run(&["status", "--json"]);
+    let stopped = run(&["stop"]);
+    assert_code(&output, 0);
+    let started: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(started["tier"], "jar");
+    assert_eq!(started["passed_over"][0]["tier"], "docker");
+    assert_says(&output, "/nowhere/docker.sock");
+    assert_says(&output, "has a store of its own");
+    let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+    assert_eq!(status["store"]["kind"], "sqlite");
+    assert_code(&stopped, 0);
+}

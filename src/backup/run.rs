@@ -18,6 +18,7 @@ use crate::repository::{Purpose, Repository, describe};
 use crate::stack::docker::{Deployment, Lent, Service, lend_database};
 use crate::stack::{Remembered, ServerState, Stack, Tier};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -196,6 +197,7 @@ async fn write(
         finished_at: chrono::Utc::now(),
         tier: running_tier(stack)?,
         conductor_version: stack.config.server.version.clone(),
+        images: images(stack).await?,
         sources,
         left_out,
         members: Vec::new(),
@@ -267,6 +269,14 @@ async fn write_sources(
         sources.push(Source::Sqlite(source));
     }
     Ok((sources, left_out))
+}
+
+/// What the services of tier 1 run.
+async fn images(stack: &Stack) -> Result<BTreeMap<String, String>> {
+    if !stack.is_in_docker()? {
+        return Ok(BTreeMap::new());
+    }
+    Deployment::of(stack)?.images(&Engine::find().await?).await
 }
 
 /// The container that the database runs in, on tier 1.

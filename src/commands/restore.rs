@@ -65,6 +65,11 @@ pub(super) async fn run(args: &RestoreArgs, context: &Context) -> Result<ExitCod
     if let Some(kind) = restore::foreign_kind(path)? {
         return Box::pin(foreign(args, &stack, &options, kind, context)).await;
     }
+    let stack = if restore::belongs_in_docker(&stack, &args.archive).await? {
+        restore::in_docker(&stack, !args.dry_run)?
+    } else {
+        stack
+    };
     if let Some(name) = &args.into {
         return copy(args, &stack, &options, name, context).await;
     }
