@@ -205,7 +205,7 @@ fn a_new_host_takes_the_archive(bench: &Bench) {
     assert!(!bench.folder.path().join(".conductor/docker").exists());
     bench.json(&["restore", archive, "--yes"], 0);
     bench.json(&["start"], 0);
-    assert!(is_workflow_there(&bench));
+    assert!(is_workflow_there(bench));
 }
 
 /// The whole cluster instead of the database's rows, into a stack that runs; and undone.
