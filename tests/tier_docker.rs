@@ -202,6 +202,19 @@ fn a_volume_of_another_major_version_is_refused_and_untouched() {
     assert_eq!(bench.left(), [volume]);
 }
 
+/// A volume on a small file system of its own: the database has no room to be made.
+#[test]
+fn a_full_disk_is_named_and_nothing_is_left() {
+    let bench = Bench::new();
+    let volume = format!("{}_postgres_data", bench.prefix);
+    let small = ["--opt", "type=tmpfs", "--opt", "device=tmpfs", "--opt", "o=size=24m"];
+    docker_out(&[&["volume", "create"][..], &small, &[&volume]].concat());
+    let output = bench.run(&["start"]);
+    assert_code(&output, 3);
+    assert_says(&output, "the disk is full");
+    assert_eq!(bench.left(), [volume]);
+}
+
 #[test]
 fn an_engine_that_hangs_is_said_to_hang() {
     let bench = Bench::new();
