@@ -34,6 +34,7 @@ fn manifest(sources: Vec<Source>) -> Manifest {
         finished_at: chrono::Utc::now(),
         tier: None,
         conductor_version: "3.32.1".into(),
+        images: std::collections::BTreeMap::new(),
         sources,
         left_out: vec![],
         members: vec![],

@@ -86,6 +86,7 @@ async fn take(address: &Address, place: &Path) -> Manifest {
         finished_at: chrono::Utc::now(),
         tier: None,
         conductor_version: "3.32.1".into(),
+        images: std::collections::BTreeMap::new(),
         sources: vec![Source::Postgres(Box::new(taken.source))],
         left_out: taken.left_out,
         members: vec![],

@@ -49,6 +49,7 @@ async fn finish(writer: &Writer, source: PhysicalSource) -> Manifest {
         finished_at: chrono::Utc::now(),
         tier: None,
         conductor_version: "3.32.1".into(),
+        images: std::collections::BTreeMap::new(),
         sources: vec![Source::Physical(source)],
         left_out: vec![],
         members: vec![],

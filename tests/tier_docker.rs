@@ -1,7 +1,6 @@
 //! Tier 1 on a real Docker engine: from nothing to healthy, and what goes wrong on the way.
 //!
-//! `scripts/testbed env` prints the variables that name the images; `scripts/test` sets them.
-//! Everything is made under a prefix of its own and removed again. The only doubles are two sockets:
+//! The only doubles are two sockets:
 //! one that takes a connection and never answers, for an engine that hangs, and one that passes
 //! everything on to the real engine until it dies in the middle.
 
@@ -11,195 +10,20 @@
     reason = "a test may stop at the first surprise, in its helpers as well"
 )]
 
+mod bench;
+
+use bench::{
+    Bench, assert_code, assert_says, define_workflow, docker_out, is_workflow_there, lines_of,
+    testbed, text,
+};
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-
-/// More than one server at a time would only make each slower than its time limit.
-static ONE_STACK: Mutex<()> = Mutex::new(());
-
-fn testbed(part: &str) -> String {
-    let name = format!("K1OPS_TESTBED_{part}");
-    std::env::var(&name).unwrap_or_else(|_| {
-        panic!(
-            "{name} is not set: this test needs a real Docker engine and images. Run it through \
-             `scripts/test`, or: scripts/testbed && eval \"$(scripts/testbed env)\""
-        )
-    })
-}
-
-struct Bench {
-    folder: tempfile::TempDir,
-    prefix: String,
-    port: u16,
-    others: Vec<u16>,
-    _one: MutexGuard<'static, ()>,
-}
-
-impl Bench {
-    fn new() -> Self {
-        Self::with("")
-    }
-
-    fn with(settings: &str) -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let bench = Self {
-            _one: ONE_STACK.lock().unwrap_or_else(PoisonError::into_inner),
-            folder: tempfile::tempdir().unwrap(),
-            prefix: format!("k1test{}n{number}", std::process::id()),
-            port: free_port(),
-            others: vec![free_port(), free_port()],
-        };
-        let text = format!(
-            "tier = 'docker'\n{settings}\n[ports]\nconductor = {}\npostgres = {}\nredis = {}\n",
-            bench.port, bench.others[0], bench.others[1]
-        );
-        std::fs::write(bench.folder.path().join("k1ops.toml"), text).unwrap();
-        bench
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_k1ops"));
-        command
-            .args(arguments)
-            .current_dir(self.folder.path())
-            .env(
-                "K1OPS_CACHE",
-                Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"),
-            )
-            .env("K1OPS_DOCKER_PREFIX", &self.prefix)
-            .env("K1OPS_DOCKER_POSTGRES_IMAGE", testbed("POSTGRES_IMAGE"))
-            .env("K1OPS_DOCKER_REDIS_IMAGE", testbed("REDIS_IMAGE"))
-            .env("K1OPS_DOCKER_JAVA_IMAGE", testbed("JAVA_IMAGE"))
-            .env("K1OPS_SERVER_HEALTH_TIMEOUT", "400")
-            .stdin(Stdio::null());
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().unwrap()
-    }
-
-    /// Runs with `--json`, expects this exit code, and reads the answer.
-    fn json(&self, arguments: &[&str], code: i32) -> Value {
-        let output = self.run(&[arguments, &["--json"]].concat());
-        assert_code(&output, code);
-        serde_json::from_slice(&output.stdout).unwrap()
-    }
-
-    fn docker_folder(&self) -> PathBuf {
-        self.folder.path().join(".conductor/docker")
-    }
-
-    fn container(&self, name: &str) -> String {
-        format!("{}-{name}", self.prefix)
-    }
-
-    /// Containers, volumes and networks under this prefix.
-    fn left(&self) -> Vec<String> {
-        let filter = format!("name={}", self.prefix);
-        let format = |column| ["--filter", &filter, "--format", column].map(str::to_owned);
-        let mut left = lines_of(&["ps", "-a"], &format("{{.Names}}"));
-        left.extend(lines_of(&["volume", "ls"], &format("{{.Name}}")));
-        left.extend(lines_of(&["network", "ls"], &format("{{.Name}}")));
-        left
-    }
-
-    fn url(&self, path: &str) -> String {
-        format!("http://127.0.0.1:{}{path}", self.port)
-    }
-}
-
-impl Drop for Bench {
-    fn drop(&mut self) {
-        for (list, remove) in [
-            (vec!["ps", "-aq"], vec!["rm", "-f", "-v"]),
-            (vec!["volume", "ls", "-q"], vec!["volume", "rm"]),
-            (vec!["network", "ls", "-q"], vec!["network", "rm"]),
-        ] {
-            let filter = ["--filter".to_owned(), format!("name={}", self.prefix)];
-            for id in lines_of(&list, &filter) {
-                let _ = docker(&[remove.as_slice(), &[id.as_str()]].concat());
-            }
-        }
-        let images = [format!("{}-server", self.prefix)];
-        for id in lines_of(&["images", "-q"], &images) {
-            let _ = docker(&["rmi", &id]);
-        }
-    }
-}
-
-fn free_port() -> u16 {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    free.local_addr().unwrap().port()
-}
-
-fn docker(arguments: &[&str]) -> Output {
-    Command::new("docker").args(arguments).output().unwrap()
-}
-
-fn docker_out(arguments: &[&str]) -> String {
-    let output = docker(arguments);
-    assert_code(&output, 0);
-    String::from_utf8(output.stdout).unwrap()
-}
-
-fn lines_of(command: &[&str], rest: &[String]) -> Vec<String> {
-    let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
-    let text = docker_out(&[command, &rest].concat());
-    text.lines().map(str::to_owned).collect()
-}
-
-fn text(output: &Output) -> String {
-    format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
-}
-
-#[track_caller]
-fn assert_code(output: &Output, code: i32) {
-    assert_eq!(output.status.code(), Some(code), "{}", text(output));
-}
-
-#[track_caller]
-fn assert_says(output: &Output, words: &str) {
-    let said = text(output);
-    assert!(said.contains(words), "not said: {words}\n{said}");
-}
-
-fn http(method: &str, url: &str, body: &str) -> String {
-    let output = Command::new("curl")
-        .args(["-fsS", "-X", method, url, "-d", body])
-        .args(["-H", "Content-Type: application/json"])
-        .output()
-        .unwrap();
-    assert_code(&output, 0);
-    String::from_utf8(output.stdout).unwrap()
-}
-
-fn define_workflow(bench: &Bench) {
-    let workflow = r#"{"name":"kept","version":1,"schemaVersion":2,"ownerEmail":"a@example.org",
-        "tasks":[{"name":"t","taskReferenceName":"t","type":"SIMPLE"}]}"#;
-    http("POST", &bench.url("/api/metadata/workflow"), workflow);
-}
-
-fn is_workflow_there(bench: &Bench) -> bool {
-    let url = bench.url("/api/metadata/workflow/kept");
-    Command::new("curl")
-        .args(["-fsS", "-o", "/dev/null", &url])
-        .status()
-        .unwrap()
-        .success()
-}
 
 /// No password is where others can see it, and no port is open to others.
 fn assert_safe(bench: &Bench) {
@@ -378,6 +202,19 @@ fn a_volume_of_another_major_version_is_refused_and_untouched() {
     assert_eq!(bench.left(), [volume]);
 }
 
+/// A volume on a small file system of its own: the database has no room to be made.
+#[test]
+fn a_full_disk_is_named_and_nothing_is_left() {
+    let bench = Bench::new();
+    let volume = format!("{}_postgres_data", bench.prefix);
+    let small = ["--opt", "type=tmpfs", "--opt", "device=tmpfs", "--opt", "o=size=24m"];
+    docker_out(&[&["volume", "create"][..], &small, &[&volume]].concat());
+    let output = bench.run(&["start"]);
+    assert_code(&output, 3);
+    assert_says(&output, "the disk is full");
+    assert_eq!(bench.left(), [volume]);
+}
+
 #[test]
 fn an_engine_that_hangs_is_said_to_hang() {
     let bench = Bench::new();
@@ -485,6 +322,7 @@ fn start_on_a_dying_engine(ending: Ending) {
     let status: Value = serde_json::from_slice(&status.stdout).unwrap();
     for service in status["docker"]["services"].as_array().unwrap() {
         assert_eq!(service["state"], "running", "{service}");
+        assert_eq!(service["restarts"], 0, "{service}");
     }
 }
 
@@ -496,4 +334,56 @@ fn an_engine_killed_in_the_middle_leaves_what_the_next_start_makes_whole() {
 #[test]
 fn an_engine_that_hangs_in_the_middle_is_given_up() {
     start_on_a_dying_engine(Ending::Hanging);
+}
+
+/// Whoever knows Compose needs no k1ops to run what k1ops has written, and k1ops sees it.
+#[test]
+fn a_stack_that_plain_compose_has_started_is_seen() {
+    let bench = Bench::new();
+    bench.json(&["start", "--wait=false"], 0);
+    bench.json(&["stop"], 0);
+    let folder = bench.docker_folder();
+    let compose = |arguments: &[&str]| {
+        let output = std::process::Command::new("docker")
+            .arg("compose")
+            .args(arguments)
+            .current_dir(&folder)
+            .output()
+            .unwrap();
+        assert_code(&output, 0);
+    };
+    compose(&["down"]);
+    compose(&["up", "-d"]);
+    let status = bench.run(&["status", "--json"]);
+    let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+    let services = status["docker"]["services"].as_array().unwrap();
+    assert_eq!(services.len(), 3);
+    assert!(services.iter().all(|s| s["state"] == "running"), "{status}");
+    bench.json(&["backup"], 0);
+    bench.json(&["stop"], 0);
+    without_its_engine_tier_2_runs_and_says_what_that_means(&bench);
+}
+
+fn without_its_engine_tier_2_runs_and_says_what_that_means(bench: &Bench) {
+    let run = |arguments: &[&str]| {
+        bench
+            .command(arguments)
+            .env("K1OPS_TIER", "auto")
+            .env("K1OPS_SERVER_FAST_START", "false")
+            .env("DOCKER_HOST", "unix:///nowhere/docker.sock")
+            .output()
+            .unwrap()
+    };
+    let output = run(&["start", "--json"]);
+    let status = run(&["status", "--json"]);
+    let stopped = run(&["stop"]);
+    assert_code(&output, 0);
+    let started: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(started["tier"], "jar");
+    assert_eq!(started["passed_over"][0]["tier"], "docker");
+    assert_says(&output, "/nowhere/docker.sock");
+    assert_says(&output, "has a store of its own");
+    let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+    assert_eq!(status["store"]["kind"], "sqlite");
+    assert_code(&stopped, 0);
 }

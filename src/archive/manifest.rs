@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 
 /// The archive format that this version writes, and the newest that it reads.
 pub const FORMAT: u32 = 1;
@@ -35,6 +36,10 @@ pub struct Manifest {
     pub tier: Option<String>,
     /// The Conductor version that the stack is configured for.
     pub conductor_version: String,
+    /// In tier 1: the images that the services run, by service. A registry's digest where there is
+    /// one, else the image's own ID.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub images: BTreeMap<String, String>,
     /// What was backed up.
     pub sources: Vec<Source>,
     /// What was not, and why.

@@ -75,6 +75,11 @@ pub fn read(stream: &mut impl Read) -> Result<Tree> {
 /// The same, for a stream that somebody else could have made: more than `limit` bytes in its files,
 /// holes included, are refused.
 pub fn read_within(stream: &mut impl Read, limit: u64) -> Result<Tree> {
+    read_each(stream, limit, &mut |_| {})
+}
+
+/// The same, showing the path of each entry.
+pub fn read_each(stream: &mut impl Read, limit: u64, show: &mut dyn FnMut(&Path)) -> Result<Tree> {
     let mut tree = Tree::default();
     let mut archive = tar::Archive::new(&mut *stream);
     for entry in archive.entries().map_err(unreadable)? {
@@ -83,7 +88,8 @@ pub fn read_within(stream: &mut impl Read, limit: u64) -> Result<Tree> {
         if holes.size > limit.saturating_sub(tree.bytes) {
             return Err(Error::bad_data("a sparse file is larger than it can be"));
         }
-        let mut row = describe(&entry, &holes)?;
+        let (path, mut row) = describe(&entry, &holes)?;
+        show(&path);
         if is_file(&entry) {
             let mut content = Content::default();
             holes.read(&mut entry, &mut content)?;
@@ -237,7 +243,7 @@ fn is_file<R: Read>(entry: &tar::Entry<'_, R>) -> bool {
 }
 
 /// The entry in one line, which need not be readable.
-fn describe<R: Read>(entry: &tar::Entry<'_, R>, holes: &Holes) -> Result<Vec<u8>> {
+fn describe<R: Read>(entry: &tar::Entry<'_, R>, holes: &Holes) -> Result<(PathBuf, Vec<u8>)> {
     let header = entry.header();
     let name = match &holes.name {
         Some(name) => name.clone(),
@@ -263,7 +269,7 @@ fn describe<R: Read>(entry: &tar::Entry<'_, R>, holes: &Holes) -> Result<Vec<u8>
     if kind == 'h' {
         row.extend_from_slice(b"\0h");
         row.extend_from_slice(plain(&link)?.as_os_str().as_bytes());
-        return Ok(row);
+        return Ok((path, row));
     }
     let mode = header.mode().map_err(unreadable)? & 0o7777;
     // The mode of a symbolic link means nothing, and is not set by everybody.
@@ -274,7 +280,7 @@ fn describe<R: Read>(entry: &tar::Entry<'_, R>, holes: &Holes) -> Result<Vec<u8>
     if kind == 'l' {
         row.extend_from_slice(&link);
     }
-    Ok(row)
+    Ok((path, row))
 }
 
 /// A path that stays where it is unpacked, without `./` and doubled slashes.

@@ -14,4 +14,3 @@ mod volume;
 
 pub use plan::{BackupOptions, BackupPlan, PlannedSource, has_data, jobs, plan, sqlite_files};
 pub use run::{BackedUp, BackupReport, run, take};
-pub use volume::readable_folder;

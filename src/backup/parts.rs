@@ -11,7 +11,7 @@ pub(super) struct Parts<'a> {
     folder: String,
     part: Vec<u8>,
     /// Parts that were handed over.
-    pub(super) parts: u32,
+    pub(super) count: u32,
     /// Bytes of the stream so far.
     pub(super) size: u64,
 }
@@ -23,7 +23,7 @@ impl<'a> Parts<'a> {
             writer,
             folder,
             part: Vec::with_capacity(writer.part_size()),
-            parts: 0,
+            count: 0,
             size: 0,
         }
     }
@@ -48,8 +48,8 @@ impl<'a> Parts<'a> {
         }
         let next = Vec::with_capacity(self.writer.part_size());
         let raw = std::mem::replace(&mut self.part, next);
-        let path = part_path(&self.folder, self.parts);
-        self.parts += 1;
+        let path = part_path(&self.folder, self.count);
+        self.count += 1;
         self.size += raw.len() as u64;
         self.writer
             .add(NewMember {

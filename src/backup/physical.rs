@@ -256,7 +256,7 @@ impl Taking<'_> {
             return Ok(());
         };
         parts.flush().await?;
-        archive.parts = parts.parts;
+        archive.parts = parts.count;
         archive.size = parts.size;
         Ok(())
     }

@@ -18,6 +18,7 @@ use crate::repository::{Purpose, Repository, describe};
 use crate::stack::docker::{Deployment, Lent, Service, lend_database};
 use crate::stack::{Remembered, ServerState, Stack, Tier};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -30,6 +31,8 @@ pub struct BackedUp {
     pub tables: u64,
     /// Rows in it.
     pub rows: u64,
+    /// Of a volume: bytes in it.
+    pub bytes: u64,
 }
 
 /// What a backup did.
@@ -194,6 +197,7 @@ async fn write(
         finished_at: chrono::Utc::now(),
         tier: running_tier(stack)?,
         conductor_version: stack.config.server.version.clone(),
+        images: images(stack).await?,
         sources,
         left_out,
         members: Vec::new(),
@@ -267,6 +271,14 @@ async fn write_sources(
     Ok((sources, left_out))
 }
 
+/// What the services of tier 1 run.
+async fn images(stack: &Stack) -> Result<BTreeMap<String, String>> {
+    if !stack.is_in_docker()? {
+        return Ok(BTreeMap::new());
+    }
+    Deployment::of(stack)?.images(&Engine::find().await?).await
+}
+
 /// The container that the database runs in, on tier 1.
 async fn inside(stack: &Stack) -> Result<Option<Inside>> {
     if !stack.is_in_docker()? {
@@ -303,9 +315,15 @@ fn summary(source: &Source) -> BackedUp {
         Source::Sqlite(s) => (s.tables.len(), s.tables.iter().map(|t| t.digest.rows).sum()),
         Source::Physical(_) | Source::Volume(_) | Source::Config(_) => (0, 0),
     };
+    let bytes = match source {
+        Source::Physical(cluster) => cluster.size(),
+        Source::Volume(volume) => volume.bytes,
+        Source::Postgres(_) | Source::Sqlite(_) | Source::Config(_) => 0,
+    };
     BackedUp {
         what: describe(source),
         tables: tables as u64,
         rows,
+        bytes,
     }
 }

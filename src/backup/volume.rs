@@ -5,19 +5,14 @@
 
 use super::parts::Parts;
 use super::physical;
-use crate::adapters::docker::Engine;
-use crate::adapters::tar_program;
+use crate::adapters::docker::{Engine, TarStream};
 use crate::archive::{LeftOut, Source, VolumeContent, VolumeSource, Writer, tree};
 use crate::error::{Error, Result};
 use crate::event::{Events, Unit};
 use crate::interrupt::Interrupt;
 use crate::stack::Stack;
 use crate::stack::docker::{Deployment, Service, snapshot};
-use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
-use std::pin::Pin;
-
-type Tar = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;
+use futures_util::StreamExt;
 
 /// What a volume became.
 #[derive(Debug)]
@@ -102,17 +97,13 @@ impl<'a> Volumes<'a> {
         source
     }
 
-    /// All files. Where they can be opened from here, nothing of them is lost on the way.
     async fn files(&self, service: Service, live: &str) -> Result<VolumeSource> {
-        let content = VolumeContent::Files;
-        if let Some(folder) = readable_folder(&self.engine, live).await? {
-            let tar = tar_program::read(&folder)?;
-            return self.stream(service, content, Box::pin(tar)).await;
-        }
         let image = self.deployment.image_at_hand(&self.engine).await?;
-        let held = self.engine.hold(live, &image).await?;
-        let source = self.stream(service, content, Box::pin(held.read())).await;
-        held.release().await?;
+        let open = self.engine.open_volume(live, &image).await?;
+        let source = self
+            .stream(service, VolumeContent::Files, open.read()?)
+            .await;
+        open.close().await?;
         source
     }
 
@@ -120,7 +111,7 @@ impl<'a> Volumes<'a> {
         &self,
         service: Service,
         content: VolumeContent,
-        tar: Tar,
+        tar: TarStream,
     ) -> Result<VolumeSource> {
         self.interrupt
             .guard(self.stream_all(service, content, tar))
@@ -131,7 +122,7 @@ impl<'a> Volumes<'a> {
         &self,
         service: Service,
         content: VolumeContent,
-        mut tar: Tar,
+        mut tar: TarStream,
     ) -> Result<VolumeSource> {
         let volume = self.deployment.names.volume(service);
         let step = format!("copying volume {volume}");
@@ -162,22 +153,10 @@ impl<'a> Volumes<'a> {
             service: service.key().to_owned(),
             content,
             folder,
-            parts: parts.parts,
+            parts: parts.count,
             size: parts.size,
             bytes: found.bytes,
             entries: found.digest,
         })
     }
-}
-
-/// The folder of a volume, if its files can be opened from here by a program that keeps all there
-/// is about them.
-pub async fn readable_folder(engine: &Engine, volume: &str) -> Result<Option<std::path::PathBuf>> {
-    if !engine.is_on_this_host() || !tar_program::is_here().await {
-        return Ok(None);
-    }
-    Ok(engine
-        .volume_folder(volume)
-        .await?
-        .filter(|folder| folder.is_dir()))
 }

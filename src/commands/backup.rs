@@ -96,7 +96,13 @@ fn show_report(ui: &ui::Ui, report: &BackupReport, text: &mut String) {
         ui::duration(took),
         ui::rate(report.raw_bytes, took),
     ));
-    for source in report.sources.iter().filter(|s| s.tables > 0) {
+    for source in &report.sources {
+        if source.bytes > 0 {
+            text.push_str(&format!("  {}: {}\n", source.what, ui::bytes(source.bytes)));
+        }
+        if source.tables == 0 {
+            continue;
+        }
         let (tables, rows) = (ui::count(source.tables), ui::count(source.rows));
         text.push_str(&format!(
             "  {}: {tables} tables, {rows} rows\n",

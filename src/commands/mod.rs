@@ -113,7 +113,7 @@ pub async fn run(command: Command, context: Context) -> Result<ExitCode> {
         Command::Status(args) => status::run(&args, &context).await,
         Command::Logs(args) => logs::run(&args, &context).await,
         Command::Backup(args) => backup::run(&args, &context).await,
-        Command::Restore(args) => restore::run(&args, &context).await,
+        Command::Restore(args) => Box::pin(restore::run(&args, &context)).await,
         Command::List(args) => list::run(&args, &context),
         Command::Verify(args) => verify::run(&args, &context).await,
         Command::Undo(args) => undo::run(&args, &context).await,

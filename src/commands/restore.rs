@@ -4,9 +4,12 @@ use super::Context;
 use crate::error::{Error, Result};
 use crate::exit_code::ExitCode;
 use crate::restore::{
-    self, Claim, Part, PlannedPart, RestoreOptions, RestorePlan, RestoreReport, Safety, ServerPlan,
+    self, Claim, ForeignKind, ForeignPlan, Part, PlannedPart, RestoreOptions, RestorePlan,
+    RestoreReport, Safety, ServerPlan,
 };
+use crate::stack::Stack;
 use crate::ui::{self, Tone, Ui};
+use std::path::Path;
 use std::time::Duration;
 
 /// Restore an archive, and keep what it replaces
@@ -17,7 +20,7 @@ use std::time::Duration;
 #[derive(Debug, clap::Args)]
 #[allow(clippy::struct_excessive_bools, reason = "they are flags")]
 pub struct RestoreArgs {
-    /// A name in the repository, a path, or `latest`
+    /// A name in the repository, a path, or `latest`; also a plain or custom dump of `pg_dump`, or the tar of a volume
     archive: String,
     /// Show what would be done and change nothing
     #[arg(long)]
@@ -25,6 +28,9 @@ pub struct RestoreArgs {
     /// Restore only this part: postgres, sqlite, conductor, k1, volumes or volume:NAME
     #[arg(long, value_name = "PART", value_delimiter = ',', value_parser = part)]
     only: Vec<Part>,
+    /// Restore one volume into a new one of this name, and replace nothing
+    #[arg(long = "as", value_name = "NAME", requires = "only")]
+    into: Option<String>,
     /// Do not back up the present data first; it is kept for undo even so
     #[arg(long)]
     no_safety: bool,
@@ -55,6 +61,18 @@ pub(super) async fn run(args: &RestoreArgs, context: &Context) -> Result<ExitCod
         terminate_sessions: args.terminate_sessions,
         jobs: args.jobs,
     };
+    let path = Path::new(&args.archive);
+    if let Some(kind) = restore::foreign_kind(path)? {
+        return Box::pin(foreign(args, &stack, &options, kind, context)).await;
+    }
+    let stack = if restore::belongs_in_docker(&stack, &args.archive).await? {
+        restore::in_docker(&stack, !args.dry_run)?
+    } else {
+        stack
+    };
+    if let Some(name) = &args.into {
+        return copy(args, &stack, &options, name, context).await;
+    }
     if args.dry_run {
         let plan = restore::plan(&stack, &options, &events, interrupt).await?;
         ui.result(&plan, |ui, text| text.push_str(&shown(ui, &plan)))?;
@@ -68,6 +86,81 @@ pub(super) async fn run(args: &RestoreArgs, context: &Context) -> Result<ExitCod
     }
     let report = restore::execute(&stack, &claim, plan, &events, interrupt).await?;
     ui.result(&report, |ui, text| show_report(ui, &report, text))?;
+    Ok(ExitCode::Done)
+}
+
+/// Restores a file that another tool wrote.
+async fn foreign(
+    args: &RestoreArgs,
+    stack: &Stack,
+    options: &RestoreOptions,
+    kind: ForeignKind,
+    context: &Context,
+) -> Result<ExitCode> {
+    let (ui, events, interrupt) = (&context.ui, context.events(), &context.interrupt);
+    let path = Path::new(&args.archive);
+    if args.into.is_some() {
+        return Err(Error::usage("--as takes an archive of k1ops"));
+    }
+    if args.dry_run {
+        let plan = restore::plan_foreign(stack, path, kind, options, interrupt).await?;
+        ui.result(&plan, |_, text| text.push_str(&shown_foreign(&plan)))?;
+        return Ok(ExitCode::Done);
+    }
+    let claim = Claim::take(stack, "k1ops restore", &events).await?;
+    let plan = restore::plan_foreign(stack, path, kind, options, interrupt).await?;
+    ui.say(shown_foreign(&plan).trim_end());
+    if plan.part.replaces() {
+        ui.confirm(&format!("Replace the data of stack {}?", stack.name))?;
+    }
+    let report = restore::execute_foreign(stack, &claim, plan, &events, interrupt).await?;
+    ui.result(&report, |ui, text| show_report(ui, &report, text))?;
+    Ok(ExitCode::Done)
+}
+
+fn shown_foreign(plan: &ForeignPlan) -> String {
+    let what = match plan.kind {
+        ForeignKind::Script => "a plain script of pg_dump",
+        ForeignKind::CustomDump => "a dump in pg_dump's custom format",
+        ForeignKind::VolumeTar => "the tar of a volume",
+    };
+    let mut text = format!("restore of {}, {what}\n", plan.file.display());
+    text.push_str(&shown_part(&plan.part));
+    text.push_str(shown_safety(plan.safety));
+    text.push_str(shown_server(plan.server));
+    text
+}
+
+/// Restores a volume beside everything that is live.
+async fn copy(
+    args: &RestoreArgs,
+    stack: &Stack,
+    options: &RestoreOptions,
+    name: &str,
+    context: &Context,
+) -> Result<ExitCode> {
+    let (ui, events, interrupt) = (&context.ui, context.events(), &context.interrupt);
+    if args.dry_run {
+        let plan = restore::plan_copy(stack, options, name, &events, interrupt).await?;
+        ui.result(&plan, |_, text| {
+            let size = ui::bytes(plan.bytes);
+            text.push_str(&format!(
+                "would make volume {name} of {} ({size})\n",
+                plan.what
+            ));
+        })?;
+        return Ok(ExitCode::Done);
+    }
+    let claim = Claim::take(stack, "k1ops restore", &events).await?;
+    let plan = restore::plan_copy(stack, options, name, &events, interrupt).await?;
+    let report = restore::copy(stack, &claim, plan, &events, interrupt).await?;
+    ui.result(&report, |ui, text| {
+        let (made, entries) = (ui.paint(Tone::Good, "made"), ui::count(report.entries));
+        text.push_str(&format!(
+            "{made} volume {name} of {}: {entries} entries, tried\n",
+            report.what
+        ));
+    })?;
     Ok(ExitCode::Done)
 }
 
@@ -86,36 +179,13 @@ fn shown(ui: &Ui, plan: &RestorePlan) -> String {
         text.push_str(&ui.paint(Tone::Warn, &warning));
     }
     for part in &plan.parts {
-        let (place, size) = match part {
-            PlannedPart::Sqlite { live, rows, .. } => (live.display().to_string(), rows_of(*rows)),
-            PlannedPart::Postgres {
-                server, live, rows, ..
-            } => (format!("database {live} on {server}"), rows_of(*rows)),
-            PlannedPart::Volume { live, bytes, .. } => {
-                (format!("volume {live}"), ui::bytes(*bytes))
-            }
-        };
-        let verb = if part.replaces() {
-            "replaces, and keeps,"
-        } else {
-            "creates"
-        };
-        let what = part.what();
-        text.push_str(&format!("  {what} ({size}) {verb} {place}\n"));
+        text.push_str(&shown_part(part));
     }
     for left in &plan.not_restored {
         text.push_str(&format!("  without {}: {}\n", left.what, left.why));
     }
-    text.push_str(match plan.safety {
-        Safety::Archive => "  the present data is backed up first\n",
-        Safety::NothingThere => "  there is no present data to save\n",
-        Safety::Declined => "  the present data is not backed up first, as you asked\n",
-    });
-    text.push_str(match plan.server {
-        ServerPlan::StopAndStart => "  the server is stopped for the swap and started again\n",
-        ServerPlan::Start => "  the server is started afterwards\n",
-        ServerPlan::LeaveStopped => "  the server does not run and is not started\n",
-    });
+    text.push_str(shown_safety(plan.safety));
+    text.push_str(shown_server(plan.server));
     if plan.terminate_sessions {
         text.push_str("  sessions of others that are connected to the database are ended\n");
     }
@@ -126,8 +196,37 @@ fn shown(ui: &Ui, plan: &RestorePlan) -> String {
     text
 }
 
-fn rows_of(rows: u64) -> String {
-    format!("{} rows", ui::count(rows))
+fn shown_part(part: &PlannedPart) -> String {
+    let rows_of = |rows: u64| format!("{} rows", ui::count(rows));
+    let (place, size) = match part {
+        PlannedPart::Sqlite { live, rows, .. } => (live.display().to_string(), rows_of(*rows)),
+        PlannedPart::Postgres {
+            server, live, rows, ..
+        } => (format!("database {live} on {server}"), rows_of(*rows)),
+        PlannedPart::Volume { live, bytes, .. } => (format!("volume {live}"), ui::bytes(*bytes)),
+    };
+    let verb = if part.replaces() {
+        "replaces, and keeps,"
+    } else {
+        "creates"
+    };
+    format!("  {} ({size}) {verb} {place}\n", part.what())
+}
+
+fn shown_safety(safety: Safety) -> &'static str {
+    match safety {
+        Safety::Archive => "  the present data is backed up first\n",
+        Safety::NothingThere => "  there is no present data to save\n",
+        Safety::Declined => "  the present data is not backed up first, as you asked\n",
+    }
+}
+
+fn shown_server(server: ServerPlan) -> &'static str {
+    match server {
+        ServerPlan::StopAndStart => "  the server is stopped for the swap and started again\n",
+        ServerPlan::Start => "  the server is started afterwards\n",
+        ServerPlan::LeaveStopped => "  the server does not run and is not started\n",
+    }
 }
 
 fn show_report(ui: &Ui, report: &RestoreReport, text: &mut String) {
@@ -139,15 +238,17 @@ fn show_report(ui: &Ui, report: &RestoreReport, text: &mut String) {
     ));
     for part in &report.parts {
         let (tables, rows) = (ui::count(part.tables), ui::count(part.rows));
-        if part.entries > 0 {
-            let entries = ui::count(part.entries);
-            text.push_str(&format!("  {}: {entries} entries, tried\n", part.what));
+        let size = if part.entries > 0 {
+            format!("{} entries, tried", ui::count(part.entries))
         } else {
-            text.push_str(&format!(
-                "  {}: {tables} tables, {rows} rows, equal to the backup\n",
-                part.what
-            ));
-        }
+            let compared = if part.compared {
+                ", equal to the backup"
+            } else {
+                ""
+            };
+            format!("{tables} tables, {rows} rows{compared}")
+        };
+        text.push_str(&format!("  {}: {size}\n", part.what));
         if let Some(kept) = &part.kept {
             text.push_str(&format!("    the old data is kept: {kept}\n"));
         }

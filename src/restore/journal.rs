@@ -227,6 +227,13 @@ impl Journal {
         self.write(stack)
     }
 
+    /// Removes the note of what has become a matter of its own.
+    pub fn forget(&self, stack: &Stack) -> Result<()> {
+        let folder = stack.restores().join(&self.id);
+        fs::remove_if_there(&self.file(stack))?;
+        std::fs::remove_dir(&folder).context(|| format!("{} cannot be removed", folder.display()))
+    }
+
     /// Where the note is.
     #[must_use]
     pub fn file(&self, stack: &Stack) -> PathBuf {

@@ -7,7 +7,10 @@
 
 mod choose;
 mod claim;
+mod copy;
 pub mod crash;
+mod foreign;
+mod home;
 pub mod journal;
 pub mod physical;
 mod plan;
@@ -21,6 +24,9 @@ mod undo;
 mod volume;
 
 pub use claim::Claim;
+pub use copy::{CopyPlan, CopyReport, copy, plan_copy};
+pub use foreign::{ForeignKind, ForeignPlan, execute_foreign, foreign_kind, plan_foreign};
+pub use home::{belongs_in_docker, in_docker};
 pub use plan::{Part, PlannedPart, RestoreOptions, RestorePlan, Safety, ServerPlan, plan};
 pub use recover::{Outcome, Recovered, Unfinished, recover, unfinished};
 pub use run::{RestoreReport, RestoredPart, execute, run};

@@ -57,11 +57,12 @@ impl FromStr for Part {
 impl Part {
     pub(super) fn takes(&self, source: &Source) -> bool {
         match (self, source) {
-            (Self::Postgres, Source::Postgres(_)) | (Self::Sqlite, Source::Sqlite(_)) => true,
+            (Self::Postgres, Source::Postgres(_))
+            | (Self::Sqlite, Source::Sqlite(_))
+            | (Self::Volumes, Source::Volume(_)) => true,
             (Self::Named(name), Source::Sqlite(sqlite)) => *name == sqlite.name,
             (Self::Volume(name), Source::Volume(volume)) => *name == volume.volume,
             (Self::Volume(name), Source::Physical(cluster)) => *name == cluster.volume,
-            (Self::Volumes, Source::Volume(_)) => true,
             _ => false,
         }
     }
@@ -272,7 +273,7 @@ fn space(stack: &Stack, parts: &[PlannedPart]) -> Result<(u64, u64)> {
     .hint("Free some space; `k1ops undo --discard` deletes what earlier restores kept."))
 }
 
-async fn server(stack: &Stack, start: bool) -> Result<ServerPlan> {
+pub(super) async fn server(stack: &Stack, start: bool) -> Result<ServerPlan> {
     Ok(match server_runs(stack).await? {
         true => ServerPlan::StopAndStart,
         false if start => ServerPlan::Start,

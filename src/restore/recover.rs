@@ -178,7 +178,7 @@ pub(super) async fn abandon(stack: &Stack, journal: &mut Journal) -> Result<()> 
                 }
                 Replacement::Volume {
                     service, beside, ..
-                } => volume::remove(stack, *service, beside).await?,
+                } => volume::give_up(stack, *service, beside).await?,
             }
             crash::point("abandoned-half");
         }

@@ -30,6 +30,8 @@ pub struct RestoredPart {
     pub rows: u64,
     /// Of a volume: its entries, which were compared or which a server was run on.
     pub entries: u64,
+    /// Every row was compared with the backup. Files of other tools say nothing to compare with.
+    pub compared: bool,
     /// Where the data that it replaced is kept; `None`: there was none.
     pub kept: Option<String>,
 }
@@ -161,7 +163,7 @@ async fn execute_lent(
 }
 
 /// Backs up what is about to be replaced.
-async fn save_present(
+pub(super) async fn save_present(
     stack: &Stack,
     parts: &[PlannedPart],
     events: &Events,
@@ -195,7 +197,7 @@ fn is_replaced(source: &PlannedSource, parts: &[PlannedPart]) -> bool {
 }
 
 /// New and kept data lie in the folder of the live data: a rename never crosses file systems.
-fn replacement(stack: &Stack, id: &str, part: &PlannedPart) -> Replacement {
+pub(super) fn replacement(stack: &Stack, id: &str, part: &PlannedPart) -> Replacement {
     match part {
         PlannedPart::Sqlite { what, live, .. } => {
             let live = live.strip_prefix(&stack.folder).unwrap_or(live);
@@ -292,7 +294,7 @@ async fn restore_beside(
             }
             (PlannedPart::Volume { source, .. }, Replacement::Volume { beside, .. }) => {
                 let restoring =
-                    Restoring::open(stack, &plan.opened, plan.jobs, events, interrupt).await?;
+                    Restoring::begin(stack, &plan.opened, plan.jobs, events, interrupt).await?;
                 (0, 0, restoring.restore_beside(source, beside).await?)
             }
             _ => return Err(Error::failed(format!("{} has no place to go", part.what()))),
@@ -303,6 +305,7 @@ async fn restore_beside(
             tables,
             rows,
             entries,
+            compared: true,
             kept: None,
         });
     }
@@ -311,7 +314,11 @@ async fn restore_beside(
     Ok(parts)
 }
 
-fn with_kept(stack: &Stack, mut parts: Vec<RestoredPart>, journal: &Journal) -> Vec<RestoredPart> {
+pub(super) fn with_kept(
+    stack: &Stack,
+    mut parts: Vec<RestoredPart>,
+    journal: &Journal,
+) -> Vec<RestoredPart> {
     for (part, replacement) in parts.iter_mut().zip(&journal.replacements) {
         part.kept = (replacement.old() == Old::Kept).then(|| replacement.kept_at(stack));
     }
@@ -390,7 +397,7 @@ async fn exchange(
 }
 
 /// Removes what was made. What cannot be removed now is removed by the next run.
-async fn give_up(stack: &Stack, journal: &mut Journal, events: &Events) {
+pub(super) async fn give_up(stack: &Stack, journal: &mut Journal, events: &Events) {
     if let Err(error) = abandon(stack, journal).await {
         events.warning_with_hint(
             format!("what was restored beside the live data is still there: {error}"),

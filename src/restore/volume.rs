@@ -3,10 +3,8 @@
 //!
 //! Making the new volume the live one is not this module's business.
 
-use crate::adapters::docker::Engine;
-use crate::adapters::tar_program;
+use crate::adapters::docker::{Engine, OpenVolume};
 use crate::archive::{Archive, PartsReader, PhysicalSource, VolumeContent, VolumeSource, tree};
-use crate::backup::readable_folder;
 use crate::error::{Context, Error, Result};
 use crate::event::Events;
 use crate::interrupt::Interrupt;
@@ -18,6 +16,9 @@ use serde::Serialize;
 use std::collections::HashMap;
 use std::io::Read;
 use tokio::sync::mpsc;
+
+/// The label of volumes that a restore has made.
+const RESTORED: &str = "k1ops.restored";
 
 /// What a volume is restored from.
 #[derive(Debug, Clone, Serialize)]
@@ -60,17 +61,22 @@ impl VolumeOf {
 
 /// One restore into a new volume.
 pub(super) struct Restoring<'a> {
-    engine: Engine,
-    deployment: Deployment,
+    into: Into<'a>,
     archive: &'a Archive,
     jobs: usize,
-    events: &'a Events,
     interrupt: &'a Interrupt,
+}
+
+/// Where new volumes are made.
+struct Into<'a> {
+    engine: Engine,
+    deployment: Deployment,
+    events: &'a Events,
 }
 
 impl<'a> Restoring<'a> {
     /// Finds the engine and the images.
-    pub(super) async fn open(
+    pub(super) async fn begin(
         stack: &Stack,
         archive: &'a Archive,
         jobs: usize,
@@ -78,11 +84,13 @@ impl<'a> Restoring<'a> {
         interrupt: &'a Interrupt,
     ) -> Result<Self> {
         Ok(Self {
-            engine: Engine::find().await?,
-            deployment: Deployment::of(stack)?,
+            into: Into {
+                engine: Engine::find().await?,
+                deployment: Deployment::of(stack)?,
+                events,
+            },
             archive,
             jobs,
-            events,
             interrupt,
         })
     }
@@ -90,26 +98,27 @@ impl<'a> Restoring<'a> {
     /// Fills the new volume `beside`, checks it, and answers how many entries it has. On failure
     /// the volume stays, half filled: whoever gives up removes it.
     pub(super) async fn restore_beside(&self, of: &VolumeOf, beside: &str) -> Result<u64> {
-        self.interrupt.guard(self.all(of, beside)).await
+        let all = Box::pin(self.all(of, beside));
+        self.interrupt.guard(all).await
     }
 
     async fn all(&self, of: &VolumeOf, beside: &str) -> Result<u64> {
         let step = format!("restoring volume {}", of.name());
-        self.events.started(&step);
+        self.into.events.started(&step);
         let service = of.service().ok_or_else(|| {
             let name = of.name();
             self.archive.bad(format!(
                 "holds volume {name} of a service that is not known"
             ))
         })?;
-        trial::ensure_image(&self.engine, &self.deployment, service, self.events).await?;
-        let labels = labels(&self.deployment, service);
-        self.engine.make_volume(beside, labels).await?;
+        self.into.make(service, beside).await?;
         let entries = match of {
             VolumeOf::Cluster(source) => self.cluster(source, beside).await?,
             VolumeOf::Files(source) => self.files(source, service, beside).await?,
         };
-        self.events.finished(step, format!("{entries} entries"));
+        self.into
+            .events
+            .finished(step, format!("{entries} entries"));
         Ok(entries)
     }
 
@@ -122,8 +131,14 @@ impl<'a> Restoring<'a> {
         };
         let folder = source.parts_folder(base);
         let tar = self.stream(&folder, base.parts)?;
-        self.fill(beside, tar).await?;
-        trial::postgres(&self.engine, &self.deployment, beside, self.events).await?;
+        self.into.fill(beside, tar).await?;
+        trial::postgres(
+            &self.into.engine,
+            &self.into.deployment,
+            beside,
+            self.into.events,
+        )
+        .await?;
         Ok(source.files)
     }
 
@@ -131,30 +146,32 @@ impl<'a> Restoring<'a> {
         let tar = self.stream(&source.folder, source.parts)?;
         match source.content {
             VolumeContent::Files => {
-                self.fill(beside, tar).await?;
-                self.compare(source, beside).await?;
-                self.try_files(service, beside).await?;
+                self.into.fill(beside, tar).await?;
+                self.into.compare(source, beside).await?;
+                self.into.try_files(service, beside).await?;
             }
             VolumeContent::RedisSnapshot => {
-                self.fill(beside, tar).await?;
-                trial::redis(&self.engine, &self.deployment, beside, self.events).await?;
+                self.into.fill(beside, tar).await?;
+                trial::redis(
+                    &self.into.engine,
+                    &self.into.deployment,
+                    beside,
+                    self.into.events,
+                )
+                .await?;
             }
             VolumeContent::ElasticsearchSnapshot => {
                 self.fill_elasticsearch(source, beside).await?;
-                trial::elasticsearch(&self.engine, &self.deployment, beside, self.events).await?;
+                trial::elasticsearch(
+                    &self.into.engine,
+                    &self.into.deployment,
+                    beside,
+                    self.into.events,
+                )
+                .await?;
             }
         }
         Ok(source.entries.rows)
-    }
-
-    /// A store that was taken at rest must start as well.
-    async fn try_files(&self, service: Service, beside: &str) -> Result<()> {
-        match service {
-            Service::Postgres => {
-                trial::postgres(&self.engine, &self.deployment, beside, self.events).await
-            }
-            _ => Ok(()),
-        }
     }
 
     /// The snapshot goes where Elasticsearch may read it, in a volume that belongs to its user.
@@ -166,56 +183,12 @@ impl<'a> Restoring<'a> {
         let name = snapshot::ELASTICSEARCH_FOLDER.rsplit('/').next();
         let folders = folders(&["./", &format!("./{}/", name.unwrap_or_default())], owner)?;
         let tar = futures_util::stream::once(async { Ok(Bytes::from(folders)) });
-        self.fill(beside, tar).await?;
-        let into = name.unwrap_or_default();
+        self.into.fill(beside, tar).await?;
         let tar = self.stream(&source.folder, source.parts)?;
-        match readable_folder(&self.engine, beside).await? {
-            Some(folder) => tar_program::write(&folder.join(into), tar).await,
-            None => {
-                let image = self.deployment.image_at_hand(&self.engine).await?;
-                let held = self.engine.hold(beside, &image).await?;
-                let written = held.write(into, tar).await;
-                held.release().await?;
-                written
-            }
-        }
-    }
-
-    async fn fill(
-        &self,
-        beside: &str,
-        tar: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
-    ) -> Result<()> {
-        if let Some(folder) = readable_folder(&self.engine, beside).await? {
-            return tar_program::write(&folder, tar).await;
-        }
-        let image = self.deployment.image_at_hand(&self.engine).await?;
-        let held = self.engine.hold(beside, &image).await?;
-        let written = held.write("", tar).await;
-        held.release().await?;
+        let open = self.into.open(beside).await?;
+        let written = open.write(name.unwrap_or_default(), tar).await;
+        open.close().await?;
         written
-    }
-
-    /// Reads the new volume back and compares every entry with what was backed up.
-    async fn compare(&self, source: &VolumeSource, beside: &str) -> Result<()> {
-        let found = match readable_folder(&self.engine, beside).await? {
-            Some(folder) => look_through(tar_program::read(&folder)?).await?,
-            None => {
-                let image = self.deployment.image_at_hand(&self.engine).await?;
-                let held = self.engine.hold(beside, &image).await?;
-                let found = look_through(held.read()).await;
-                held.release().await?;
-                found?
-            }
-        };
-        if found.digest == source.entries {
-            return Ok(());
-        }
-        let (name, had, has) = (&source.volume, source.entries.rows, found.digest.rows);
-        Err(Error::bad_data(format!(
-            "what was restored of volume {name} is not what was backed up: {has} entries, {had} were backed up"
-        ))
-        .hint("Nothing was replaced. The disk below Docker's volumes may be failing."))
     }
 
     fn parts(&self, folder: &str, count: u32) -> Result<PartsReader> {
@@ -228,29 +201,114 @@ impl<'a> Restoring<'a> {
         folder: &str,
         count: u32,
     ) -> Result<impl Stream<Item = std::io::Result<Bytes>> + Send + use<>> {
-        let mut parts = self.parts(folder, count)?;
-        let (sender, receiver) = mpsc::channel(4);
-        tokio::task::spawn_blocking(move || {
-            loop {
-                let mut piece = vec![0; 256 << 10];
-                let read = parts.read(&mut piece).map(|read| {
-                    piece.truncate(read);
-                    Bytes::from(piece)
-                });
-                let last = read.as_ref().map_or(true, Bytes::is_empty);
-                if read.as_ref().is_ok_and(Bytes::is_empty)
-                    || sender.blocking_send(read).is_err()
-                    || last
-                {
-                    return;
-                }
-            }
-        });
-        Ok(futures_util::stream::unfold(
-            receiver,
-            |mut receiver| async { receiver.recv().await.map(|piece| (piece, receiver)) },
-        ))
+        Ok(streamed(self.parts(folder, count)?))
     }
+}
+
+impl Into<'_> {
+    /// Makes the new volume, and sees to the images that it is filled and tried with.
+    async fn make(&self, service: Service, volume: &str) -> Result<()> {
+        trial::ensure_image(&self.engine, &self.deployment, service, self.events).await?;
+        let labels = labels(&self.deployment, service);
+        self.engine.make_volume(volume, labels).await
+    }
+
+    async fn open(&self, volume: &str) -> Result<OpenVolume> {
+        let image = self.deployment.image_at_hand(&self.engine).await?;
+        self.engine.open_volume(volume, &image).await
+    }
+
+    async fn fill(
+        &self,
+        beside: &str,
+        tar: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+    ) -> Result<()> {
+        let open = self.open(beside).await?;
+        let written = open.write(".", tar).await;
+        open.close().await?;
+        written
+    }
+
+    /// Reads the new volume back and compares every entry with what was backed up.
+    async fn compare(&self, source: &VolumeSource, beside: &str) -> Result<()> {
+        let open = self.open(beside).await?;
+        let found = look_through(open.read()?).await;
+        open.close().await?;
+        let found = found?;
+        if found.digest == source.entries {
+            return Ok(());
+        }
+        let (name, had, has) = (&source.volume, source.entries.rows, found.digest.rows);
+        Err(Error::bad_data(format!(
+            "what was restored of volume {name} is not what was backed up: {has} entries, {had} were backed up"
+        ))
+        .hint("Nothing was replaced. The disk below Docker's volumes may be failing."))
+    }
+
+    /// A store that was taken at rest must start as well.
+    async fn try_files(&self, service: Service, beside: &str) -> Result<()> {
+        match service {
+            Service::Postgres => {
+                trial::postgres(&self.engine, &self.deployment, beside, self.events).await
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Fills the new volume `beside` from a tar of another tool, checks it, and answers how many entries
+/// it has. On failure the volume stays, half filled: whoever gives up removes it.
+pub(super) async fn fill_from(
+    stack: &Stack,
+    of: &VolumeOf,
+    tar: Box<dyn std::io::BufRead + Send>,
+    beside: &str,
+    events: &Events,
+    interrupt: &Interrupt,
+) -> Result<u64> {
+    let VolumeOf::Files(source) = of else {
+        return Err(Error::failed("a cluster comes from an archive only"));
+    };
+    let into = Into {
+        engine: Engine::find().await?,
+        deployment: Deployment::of(stack)?,
+        events,
+    };
+    let service = of.service().unwrap_or(Service::Server);
+    let all = async {
+        into.make(service, beside).await?;
+        into.fill(beside, streamed(tar)).await?;
+        into.compare(source, beside).await?;
+        into.try_files(service, beside).await?;
+        Ok(source.entries.rows)
+    };
+    interrupt.guard(Box::pin(all)).await
+}
+
+/// What is read, piece by piece, from a thread of its own.
+fn streamed(
+    mut tar: impl Read + Send + 'static,
+) -> impl Stream<Item = std::io::Result<Bytes>> + Send + 'static {
+    let (sender, receiver) = mpsc::channel(4);
+    tokio::task::spawn_blocking(move || {
+        loop {
+            let mut piece = vec![0; 256 << 10];
+            let read = tar.read(&mut piece).map(|read| {
+                piece.truncate(read);
+                Bytes::from(piece)
+            });
+            let over = !read.as_ref().is_ok_and(|piece| !piece.is_empty());
+            if read.as_ref().is_ok_and(Bytes::is_empty)
+                || sender.blocking_send(read).is_err()
+                || over
+            {
+                return;
+            }
+        }
+    });
+    futures_util::stream::unfold(receiver, |mut receiver| async {
+        receiver.recv().await.map(|piece| (piece, receiver))
+    })
 }
 
 async fn look_through(tar: impl Stream<Item = Result<Bytes>> + Send) -> Result<tree::Tree> {
@@ -309,8 +367,18 @@ fn labels(deployment: &Deployment, service: Service) -> HashMap<String, String> 
     HashMap::from([
         ("com.docker.compose.project".to_owned(), project),
         ("com.docker.compose.volume".to_owned(), key),
-        ("k1ops.restored".to_owned(), "yes".to_owned()),
+        (RESTORED.to_owned(), "yes".to_owned()),
     ])
+}
+
+/// Removes the new volume of a restore that is given up. One of that name which somebody else has
+/// made meanwhile is not touched.
+pub(super) async fn give_up(stack: &Stack, service: Service, volume: &str) -> Result<()> {
+    let found = Engine::find().await?.volume(volume).await?;
+    if found.is_some_and(|volume| volume.labels.contains_key(RESTORED)) {
+        remove(stack, service, volume).await?;
+    }
+    Ok(())
 }
 
 /// Removes the new volume of a restore that is given up, or a kept one that is discarded. A stopped

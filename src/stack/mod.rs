@@ -89,8 +89,15 @@ impl Stack {
             folder,
         };
         if !stack.uses_database_url() && stack.last_tier()? == Some(Tier::Docker) {
-            stack.config.database = docker::Deployment::of(&stack)?.database_config();
+            stack = stack.in_docker()?;
         }
+        Ok(stack)
+    }
+
+    /// The same stack with the `PostgreSQL` of tier 1 as its database.
+    pub fn in_docker(&self) -> Result<Self> {
+        let mut stack = self.clone();
+        stack.config.database = docker::Deployment::of(self)?.database_config();
         Ok(stack)
     }
 

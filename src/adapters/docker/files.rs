@@ -6,6 +6,7 @@
 
 use super::Engine;
 use crate::adapters::process::Identity;
+use crate::adapters::tar_program;
 use crate::error::{Error, Result};
 use bollard::models::{ContainerCreateBody, HostConfig, VolumeCreateRequest};
 use bollard::query_parameters as query;
@@ -13,6 +14,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::time::Duration;
 
 /// Where a held volume is inside its container.
@@ -24,12 +26,23 @@ const MADE_BY: &str = "k1ops.made-by";
 /// How long a stream may say nothing.
 const STALLED: Duration = Duration::from_secs(120);
 
-/// A container that holds a volume. [`Held::release`] removes it.
+/// The tar stream of a volume.
+pub type TarStream = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;
+
+/// A volume whose files can be read and written. [`OpenVolume::close`] lets go of it.
 #[derive(Debug)]
-pub struct Held {
-    engine: Engine,
-    container: String,
-    volume: String,
+pub enum OpenVolume {
+    /// Its folder on this host, where GNU tar keeps all that there is about a file.
+    Folder(PathBuf),
+    /// A container that holds it: Docker's archive API drops extended attributes and holes.
+    Held {
+        /// The engine.
+        engine: Engine,
+        /// The container.
+        container: String,
+        /// The volume.
+        volume: String,
+    },
 }
 
 /// A program that is run on a volume for a moment. [`Trial::end`] stops and removes it.
@@ -75,28 +88,12 @@ impl Engine {
         Ok(())
     }
 
-    /// Where the volume's files are on the engine's host; `None` if it is not there or lies
-    /// elsewhere.
-    pub async fn volume_folder(&self, name: &str) -> Result<Option<PathBuf>> {
-        let what = format!("inspect volume {name}");
-        let found = self
-            .ask_maybe(&what, self.docker.inspect_volume(name))
-            .await?;
-        Ok(found
-            .filter(|volume| volume.driver == "local" && !volume.mountpoint.is_empty())
-            .map(|volume| PathBuf::from(volume.mountpoint)))
-    }
-
-    /// Whether its files can be opened from here: it runs on this host and this process may.
-    #[must_use]
-    pub fn is_on_this_host(&self) -> bool {
-        self.endpoint.socket().is_some()
-            && !self.maps_users()
-            && rustix::process::geteuid().is_root()
-    }
-
-    /// Makes a container from `image` that holds `volume` and is never started.
-    pub async fn hold(&self, volume: &str, image: &str) -> Result<Held> {
+    /// Opens a volume: its folder, if this process can get there, else through a container that is
+    /// made from `image` and never started.
+    pub async fn open_volume(&self, volume: &str, image: &str) -> Result<OpenVolume> {
+        if let Some(folder) = self.volume_folder(volume).await? {
+            return Ok(OpenVolume::Folder(folder));
+        }
         self.remove_left_behind(false).await?;
         let what = format!("open volume {volume}");
         let host = HostConfig {
@@ -111,12 +108,27 @@ impl Engine {
             host_config: Some(host),
             ..Default::default()
         };
-        let container = self.create(&what, body).await?;
-        Ok(Held {
+        Ok(OpenVolume::Held {
             engine: self.clone(),
-            container,
+            container: self.create(&what, body).await?,
             volume: volume.to_owned(),
         })
+    }
+
+    /// The folder of a volume that lies on this host, for a process that may go there.
+    async fn volume_folder(&self, name: &str) -> Result<Option<PathBuf>> {
+        let here = self.endpoint.socket().is_some() && !self.maps_users();
+        if !here || !rustix::process::geteuid().is_root() || !tar_program::is_here().await {
+            return Ok(None);
+        }
+        let what = format!("inspect volume {name}");
+        let found = self
+            .ask_maybe(&what, self.docker.inspect_volume(name))
+            .await?;
+        Ok(found
+            .filter(|volume| volume.driver == "local")
+            .map(|volume| PathBuf::from(volume.mountpoint))
+            .filter(|folder| folder.is_dir()))
     }
 
     /// Runs a program on a volume, without any network.
@@ -233,28 +245,45 @@ impl Engine {
     }
 }
 
-impl Held {
-    /// The files in the volume, `./` first.
-    pub fn read(&self) -> impl Stream<Item = Result<Bytes>> + Send + use<> {
-        self.engine
-            .download_tar(&self.container, &format!("{PLACE}/."))
+impl OpenVolume {
+    /// The files in it, `./` first.
+    pub fn read(&self) -> Result<TarStream> {
+        Ok(match self {
+            Self::Folder(folder) => Box::pin(tar_program::read(folder)?),
+            Self::Held {
+                engine, container, ..
+            } => Box::pin(engine.download_tar(container, &format!("{PLACE}/."))),
+        })
     }
 
-    /// Unpacks a tar stream into a folder of the volume, which must be there.
+    /// Unpacks a tar stream into a folder of it, which must be there; `.` is the volume itself.
     pub async fn write(
         &self,
         folder: &str,
         tar: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
     ) -> Result<()> {
-        let what = format!("write volume {}", self.volume);
-        self.engine
-            .upload_tar(&self.container, &format!("{PLACE}/{folder}"), &what, tar)
-            .await
+        match self {
+            Self::Folder(place) => tar_program::write(&place.join(folder), tar).await,
+            Self::Held {
+                engine,
+                container,
+                volume,
+            } => {
+                let what = format!("write volume {volume}");
+                let path = format!("{PLACE}/{folder}");
+                engine.upload_tar(container, &path, &what, tar).await
+            }
+        }
     }
 
-    /// Removes the container; the volume stays.
-    pub async fn release(self) -> Result<()> {
-        self.engine.remove_container(&self.container).await
+    /// Lets go of the volume, which stays.
+    pub async fn close(self) -> Result<()> {
+        match self {
+            Self::Folder(_) => Ok(()),
+            Self::Held {
+                engine, container, ..
+            } => engine.remove_container(&container).await,
+        }
     }
 }
 

@@ -11,7 +11,7 @@ mod volumes;
 
 pub use containers::{Container, Said, Usage};
 pub use endpoint::{Endpoint, Surroundings};
-pub use files::{Held, Trial, TrialOf};
+pub use files::{OpenVolume, TarStream, Trial, TrialOf};
 pub use images::{BuildContext, Image};
 pub use volumes::Volume;
 

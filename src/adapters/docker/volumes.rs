@@ -6,7 +6,7 @@ use crate::error::{Context, Result};
 use bollard::query_parameters as query;
 use futures_util::StreamExt;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
@@ -26,6 +26,8 @@ pub struct Volume {
     pub created_at: Option<String>,
     /// The Compose project that made it.
     pub project: Option<String>,
+    /// Its labels.
+    pub labels: HashMap<String, String>,
 }
 
 impl Engine {
@@ -35,8 +37,9 @@ impl Engine {
         let found = self
             .ask_maybe(&what, self.docker.inspect_volume(name))
             .await?;
-        Ok(found.map(|mut volume| Volume {
-            project: volume.labels.remove("com.docker.compose.project"),
+        Ok(found.map(|volume| Volume {
+            project: volume.labels.get("com.docker.compose.project").cloned(),
+            labels: volume.labels,
             created_at: volume.created_at,
             name: volume.name,
         }))

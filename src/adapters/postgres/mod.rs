@@ -4,6 +4,7 @@
 mod address;
 pub mod admin;
 pub mod dump;
+pub mod pg_restore;
 pub mod replication;
 mod tls;
 

@@ -6,6 +6,7 @@ mod load;
 mod locks;
 mod post_data;
 mod script;
+pub mod sql_file;
 
 use crate::adapters::postgres::{Address, Session, admin, quote_identifier, server_message};
 use crate::archive::{Archive, PostgresSource};

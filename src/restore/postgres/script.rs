@@ -51,6 +51,35 @@ pub(super) fn statements(script: &str) -> Vec<&str> {
     statements
 }
 
+/// Whether `text` ends where a statement does. A body in `BEGIN ATOMIC` has statements of its own and
+/// ends with `END`.
+pub(super) fn ends_a_statement(text: &str) -> bool {
+    let (mut at, mut depth, mut last) = (0, 0_u32, b' ');
+    let bytes = text.as_bytes();
+    while at < bytes.len() {
+        let byte = bytes[at];
+        let next = match byte {
+            b'(' | b')' => at + 1,
+            _ => after_token(bytes, at),
+        };
+        match byte {
+            b'(' => depth += 1,
+            b')' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        let comment = bytes[at..].starts_with(b"--") || bytes[at..].starts_with(b"/*");
+        if !byte.is_ascii_whitespace() && !comment {
+            last = byte;
+        }
+        at = next;
+    }
+    if last != b';' || depth != 0 || text.trim_end().ends_with("*/") {
+        return false;
+    }
+    let upper = text.to_ascii_uppercase();
+    !upper.contains("BEGIN ATOMIC") || upper.trim_end().ends_with("END;")
+}
+
 fn push<'a>(statements: &mut Vec<&'a str>, text: &'a str) {
     let mut text = text.trim_start();
     // pg_dump heads each statement with a comment.
@@ -146,6 +175,28 @@ mod tests {
         assert!(found[5].ends_with("$body$"));
         assert!(found[6].ends_with("SELECT 1"));
         assert_eq!(found.len(), 7);
+    }
+
+    #[test]
+    fn half_a_statement_is_told_from_a_whole_one() {
+        for whole in [
+            "SELECT 1;\n",
+            "--\n-- Name: x\n--\n\nCREATE TABLE t (a int);\n",
+            "SELECT 'a;\n';\n",
+            "CREATE FUNCTION f() RETURNS int LANGUAGE sql BEGIN ATOMIC\n SELECT 1;\nEND;\n",
+        ] {
+            assert!(ends_a_statement(whole), "{whole}");
+        }
+        for half in [
+            "",
+            "-- a comment;\n",
+            "SELECT 'a;\n",
+            "SELECT $$ a;\n",
+            "CREATE TABLE t (a int;\n",
+            "CREATE FUNCTION f() RETURNS int LANGUAGE sql BEGIN ATOMIC\n SELECT 1;\n",
+        ] {
+            assert!(!ends_a_statement(half), "{half}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The image of the Conductor server: what it is made of, and making it.
 
-use super::files;
+use super::{diagnose, files};
 use crate::adapters::docker::{BuildContext, Engine};
 use crate::config::Config;
 use crate::error::{Context, Result};
@@ -119,6 +119,7 @@ impl ServerImage {
                 events,
             )
             .await
+            .map_err(diagnose::compose)
     }
 
     fn arguments(&self) -> HashMap<String, String> {

@@ -39,6 +39,7 @@ use crate::config::{Database, Secret};
 use crate::error::{Context, Error, Result};
 use crate::event::Events;
 use crate::interrupt::Interrupt;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// What this tier needs of the host, found and verified.
@@ -160,6 +161,26 @@ impl Deployment {
     pub async fn container(&self, engine: &Engine, service: Service) -> Result<Option<Container>> {
         let found = engine.container(&self.names.container(service)).await?;
         Ok(found.filter(|container| self.owns(container)))
+    }
+
+    /// The images of the services, as far as the engine has them: each by its tag, and by a
+    /// registry's digest or else its own ID.
+    pub async fn images(&self, engine: &Engine) -> Result<BTreeMap<String, String>> {
+        let mut images = BTreeMap::new();
+        for service in self.settings.services() {
+            let name = match service {
+                Service::Postgres => "K1_POSTGRES_IMAGE",
+                Service::Redis => "K1_REDIS_IMAGE",
+                Service::Elasticsearch => "K1_ELASTICSEARCH_IMAGE",
+                Service::Server => "K1_SERVER_IMAGE",
+            };
+            let tag = self.settings.get(name).unwrap_or_default();
+            if let Some(image) = engine.image(tag).await? {
+                let digest = image.digests.first().unwrap_or(&image.id);
+                images.insert(service.key().to_owned(), format!("{tag} {digest}"));
+            }
+        }
+        Ok(images)
     }
 
     /// An image that the engine has, to make containers of that are never started.

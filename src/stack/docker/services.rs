@@ -47,14 +47,7 @@ impl Services<'_> {
 
     /// Waits until a service is well.
     pub(super) async fn wait(&self, service: Service, patience: Patience) -> Result<()> {
-        until_healthy(
-            self.engine,
-            &self.deployment,
-            service,
-            patience,
-            self.events,
-        )
-        .await
+        until_healthy(self.engine, self.deployment, service, patience, self.events).await
     }
 
     /// Makes the database let k1ops in, for its rows and for a copy of the whole cluster.
