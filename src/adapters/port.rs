@@ -76,7 +76,7 @@ pub fn listening_on(ports: &[u16]) -> Vec<Listening> {
             holder: holders.get(&entry.inode).cloned(),
         })
         .collect();
-    found.sort_by(|a, b| (a.port, a.address).cmp(&(b.port, b.address)));
+    found.sort_by_key(|one| (one.port, one.address));
     found
 }
 

@@ -29,6 +29,7 @@ const ENDING: Duration = Duration::from_secs(10);
 /// it should be, 2 if the configuration is wrong, 3 if something is missing or in use, 1 for the
 /// rest. Warnings alone exit 0, or 1 with --strict.
 #[derive(Debug, clap::Args)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct DoctorArgs {
     /// Mend what can be mended safely: write free ports into k1ops.toml, make secrets private
     #[arg(long)]
@@ -301,6 +302,7 @@ fn entry(finding: &Finding) -> Entry {
     Entry {
         tone,
         mark,
+        name: "",
         title: finding.title.clone(),
         remarks,
     }
@@ -340,7 +342,8 @@ fn line(mark: &'static str, tone: Tone, check: &Examination) -> Entry {
     Entry {
         tone,
         mark,
-        title: format!("{:<14}{}", check.check, check.said.join("; ")),
+        name: check.check,
+        title: check.said.join("; "),
         remarks: Vec::new(),
     }
 }

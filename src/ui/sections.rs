@@ -10,6 +10,8 @@ const WIDEST: usize = 120;
 /// Columns before a label, and from there to the text behind it.
 const INDENT: usize = 4;
 const LABEL: usize = 6;
+/// Columns of an entry's name.
+const NAME: usize = 14;
 
 /// A heading and what stands below it.
 #[derive(Debug, Default)]
@@ -27,6 +29,8 @@ pub struct Entry {
     pub tone: Tone,
     /// A sign before it.
     pub mark: &'static str,
+    /// A name before the title; titles of entries with names stand below each other.
+    pub name: &'static str,
     /// The thing itself.
     pub title: String,
     /// Labelled remarks.
@@ -69,13 +73,14 @@ impl Ui {
     }
 
     fn entry(&self, entry: &Entry, width: usize, text: &mut String) {
-        let lines = wrapped(&entry.title, width, INDENT);
+        let name = if entry.name.is_empty() { 0 } else { NAME };
+        let lines = wrapped(&entry.title, width, INDENT + name);
         let mark = self.paint(entry.tone, entry.mark);
         for (at, line) in lines.iter().enumerate() {
             let before = if at == 0 {
-                format!("  {mark} ")
+                format!("  {mark} {:<name$}", entry.name)
             } else {
-                " ".repeat(INDENT)
+                " ".repeat(INDENT + name)
             };
             let line = match entry.tone {
                 Tone::Bad | Tone::Warn => self.paint(Tone::Strong, line),

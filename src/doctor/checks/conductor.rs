@@ -81,7 +81,9 @@ async fn look(patient: &Patient) -> Result<Examined> {
     if claims == Some(true) {
         finding = finding.seen(format!("{CLAIM} answers healthy: true"));
     }
-    let about_database = reason.contains("db is") || reason.contains("taskdefs");
+    // One that claims to be well while its honest answers do not come waits for its database.
+    let about_database =
+        claims == Some(true) || reason.contains("db is") || reason.contains("taskdefs");
     finding = if about_database {
         finding.because("it does not reach its database; see Database in this report")
     } else {

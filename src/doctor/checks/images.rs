@@ -41,18 +41,13 @@ async fn look(patient: &Patient) -> Result<Examined> {
     }
     let containers = patient.docker().await;
     let mut examined = Examined::default();
+    let mut missing = Vec::new();
     for (service, name) in wanted {
         let Some(image) = engine.image(name).await? else {
-            let how = if service == Service::Server {
-                "the next start builds it, which takes a minute or two"
-            } else {
-                "the next start fetches it from its registry"
-            };
-            examined.find(
-                Finding::note(format!("image {name} is not on this engine"))
-                    .because(how)
-                    .remedy("k1ops start"),
-            );
+            missing.push(match service {
+                Service::Server => format!("{name}, which is built in a minute or two"),
+                _ => format!("{name}, which is fetched from its registry"),
+            });
             continue;
         };
         let services = containers.iter().flat_map(|docker| &docker.services);
@@ -72,6 +67,18 @@ async fn look(patient: &Patient) -> Result<Examined> {
             ),
             None => examined.say(name),
         }
+    }
+    if !missing.is_empty() {
+        let verb = if missing.len() == 1 {
+            "image is"
+        } else {
+            "images are"
+        };
+        let title = format!("{} {verb} not on this engine yet", missing.len());
+        let finding =
+            Finding::note(title).because("the next start fetches and builds what is missing");
+        let finding = missing.into_iter().fold(finding, Finding::seen);
+        examined.find(finding.remedy("k1ops start"));
     }
     Ok(examined)
 }

@@ -3,7 +3,7 @@
 use super::{at_files, size_of, word};
 use crate::adapters::sqlite;
 use crate::doctor::{Check, Examined, Finding, Group, Looking, Patient};
-use crate::error::{ErrorKind, Result};
+use crate::error::ErrorKind;
 use rustix::fs::Access;
 use std::path::Path;
 use std::sync::Arc;
@@ -23,18 +23,18 @@ impl Check for Sqlite {
     }
 
     fn examine(&self, patient: Arc<Patient>) -> Looking {
-        at_files(patient, look)
+        at_files(patient, |patient| Ok(look(patient)))
     }
 }
 
-fn look(patient: &Patient) -> Result<Examined> {
+fn look(patient: &Patient) -> Examined {
     if patient.stack.uses_database_url() {
-        return Ok(Examined::skipped("this stack keeps its data in PostgreSQL"));
+        return Examined::skipped("this stack keeps its data in PostgreSQL");
     }
     let files = [patient.stack.conductor_db(), patient.stack.k1_db()];
     let there: Vec<_> = files.iter().filter(|file| file.exists()).collect();
     if there.is_empty() {
-        return Ok(Examined::skipped("there is no database yet"));
+        return Examined::skipped("there is no database yet");
     }
     let mut examined = Examined::default();
     for file in there {
@@ -65,7 +65,7 @@ fn look(patient: &Patient) -> Result<Examined> {
             None => examined.say(format!("{} ({})", file.display(), size_of(size))),
         }
     }
-    Ok(examined)
+    examined
 }
 
 /// What `SQLite` itself says is wrong.

@@ -46,17 +46,8 @@ async fn look(patient: &Patient) -> Result<Examined> {
             "image {image} is not here, or names no version"
         )));
     };
-    // Where the volume can be read directly, no container has to be made for it.
-    let folder = engine.volume_folder(&name).await?;
-    let direct = folder.filter(|_| engine.is_on_this_host());
-    let found = match direct {
-        Some(folder) => std::fs::read(folder.join("PG_VERSION")).ok(),
-        None => {
-            let file = Path::new("PG_VERSION");
-            let place = Path::new(PGDATA);
-            engine.read_small_file(&name, image, place, file).await?
-        }
-    };
+    let (place, file) = (Path::new(PGDATA), Path::new("PG_VERSION"));
+    let found = engine.read_small_file(&name, image, place, file).await?;
     let Some(found) = found else {
         return Ok(Examined::well(format!("{name} holds no database yet")));
     };
