@@ -207,7 +207,14 @@ fn a_volume_of_another_major_version_is_refused_and_untouched() {
 fn a_full_disk_is_named_and_nothing_is_left() {
     let bench = Bench::new();
     let volume = format!("{}_postgres_data", bench.prefix);
-    let small = ["--opt", "type=tmpfs", "--opt", "device=tmpfs", "--opt", "o=size=24m"];
+    let small = [
+        "--opt",
+        "type=tmpfs",
+        "--opt",
+        "device=tmpfs",
+        "--opt",
+        "o=size=24m",
+    ];
     docker_out(&[&["volume", "create"][..], &small, &[&volume]].concat());
     let output = bench.run(&["start"]);
     assert_code(&output, 3);

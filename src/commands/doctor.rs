@@ -81,7 +81,7 @@ pub(super) async fn run(args: DoctorArgs, context: Context) -> Result<ExitCode> 
     if args.origins {
         return show_origins(&ui, &loaded);
     }
-    let mut patient = Arc::new(Patient::new(loaded, unreadable)?);
+    let mut patient = Arc::new(Patient::new(loaded, unreadable.map(Arc::new))?);
     let looking = async { Ok(run_checks(patient.clone()).await) };
     let mut report = interrupt.guard(looking).await?;
     let mut done = None;
@@ -95,7 +95,7 @@ pub(super) async fn run(args: DoctorArgs, context: Context) -> Result<ExitCode> 
         carry_out(&plan, &report, &events).await?;
         if !plan.dry_run {
             let loaded = after(patient.loaded.clone(), &plan.fixes);
-            let unreadable = None.filter(|_| patient.unreadable.is_none());
+            let unreadable = patient.unreadable.clone();
             patient = Arc::new(Patient::new(loaded, unreadable)?);
             let looking = async { Ok(run_checks(patient.clone()).await) };
             report = interrupt.guard(looking).await?;

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a check may take unless it says otherwise.
-const LIMIT: Duration = Duration::from_secs(4);
+const LIMIT: Duration = Duration::from_secs(8);
 
 /// What a check does while it looks.
 pub type Looking = BoxFuture<'static, Result<Examined>>;

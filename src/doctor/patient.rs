@@ -34,7 +34,7 @@ pub struct Patient {
     /// Its configuration, with where each value came from.
     pub loaded: Loaded,
     /// What is wrong with the configuration; then `loaded` holds the defaults.
-    pub unreadable: Option<Error>,
+    pub unreadable: Option<Arc<Error>>,
     engine: Asked<Engine>,
     compose: Asked<Compose>,
     published: Asked<Arc<Vec<Published>>>,
@@ -46,7 +46,7 @@ pub struct Patient {
 
 impl Patient {
     /// The stack that a configuration describes, on this host.
-    pub fn new(loaded: Loaded, unreadable: Option<Error>) -> Result<Self> {
+    pub fn new(loaded: Loaded, unreadable: Option<Arc<Error>>) -> Result<Self> {
         let stack = Stack::open(&loaded)?;
         let engine = asked(Engine::find());
         Ok(Self {

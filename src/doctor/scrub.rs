@@ -31,6 +31,7 @@ impl Scrubber {
                 continue;
             }
             forms.insert(percent_encoded(&secret));
+            forms.insert(percent_decoded(&secret));
             forms.insert(json_escaped(&secret));
             forms.insert(secret);
         }
@@ -142,6 +143,25 @@ fn percent_encoded(text: &str) -> String {
     })
 }
 
+fn percent_decoded(text: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        let digits = after.get(..2).and_then(|d| std::str::from_utf8(d).ok());
+        match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) if first == b'%' => {
+                bytes.push(byte);
+                rest = &after[2..];
+            }
+            _ => {
+                bytes.push(first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 fn json_escaped(text: &str) -> String {
     let quoted = serde_json::Value::from(text).to_string();
     quoted.trim_matches('"').to_owned()
@@ -156,6 +176,8 @@ mod tests {
         let scrubber = Scrubber::new(["p@ss/w\"rd".to_owned(), "k1".to_owned()]);
         let text = r#"a p@ss/w"rd b p%40ss%2Fw%22rd c {"x":"p@ss/w\"rd"} k1ops"#;
         assert_eq!(scrubber.clean(text), r#"a *** b *** c {"x":"***"} k1ops"#);
+        let of_url = Scrubber::new(["a%2Fbcd".to_owned()]);
+        assert_eq!(of_url.clean("a/bcd a%2Fbcd a%zz"), "*** *** a%zz");
     }
 
     #[test]

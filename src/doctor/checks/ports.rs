@@ -4,7 +4,7 @@ use super::{quoted, word};
 use crate::adapters::port::{self, Holder, Listening};
 use crate::adapters::published::Published;
 use crate::config::Origin;
-use crate::doctor::{Check, Examined, Finding, Fix, Group, Looking, Patient};
+use crate::doctor::{Check, Examined, Finding, Fix, Group, Looking, Patient, Scrubber};
 use crate::error::{ErrorKind, Result};
 use crate::stack::docker::Service;
 use crate::stack::{Remembered, Tier};
@@ -187,7 +187,9 @@ fn taken(
         ));
     }
     if let Some(holder) = holder {
-        finding = finding.seen(format!("PID {}: {}", holder.pid, holder.command));
+        // Some programs are told passwords where everybody can see them.
+        let command = Scrubber::new([]).clean(&holder.command);
+        finding = finding.seen(format!("PID {}: {command}", holder.pid));
     }
     if let Some(container) = container {
         let Published { image, inner, .. } = container;
