@@ -2,7 +2,7 @@
 
 use crate::commands::{self, Command, Context};
 use crate::config::{self, Overrides};
-use crate::error::{Context as _, Result};
+use crate::error::{Context as _, Error, Result};
 use crate::exit_code::ExitCode;
 use crate::interrupt::Interrupt;
 use crate::ui::{ColorChoice, Ui, Verbosity};
@@ -36,8 +36,13 @@ pub struct Cli {
 #[command(next_help_heading = "Global options")]
 struct GlobalArgs {
     /// Use this configuration file instead of the nearest k1ops.toml
-    #[arg(long, global = true, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[arg(long, global = true, value_name = "FILE", num_args = 0..=1)]
+    // Without a file it is a question that only `k1ops doctor` answers.
+    #[allow(
+        clippy::option_option,
+        reason = "clap tells a flag without a value this way"
+    )]
+    config: Option<Option<PathBuf>>,
     /// Act on this stack
     #[arg(long, global = true, value_name = "NAME")]
     stack: Option<String>,
@@ -78,17 +83,29 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn execute(cli: Cli, ui: &Ui) -> Result<ExitCode> {
+fn execute(mut cli: Cli, ui: &Ui) -> Result<ExitCode> {
+    if cli.global.config == Some(None) && !cli.command.asks_for_origins() {
+        return Err(Error::usage("--config needs a file")
+            .hint("Name one; `k1ops doctor --config` says where each value came from."));
+    }
     let folder = std::env::current_dir().context(|| "the current folder cannot be read")?;
     let overrides = Overrides {
-        file: cli.global.config,
+        file: cli.global.config.flatten(),
         stack: cli.global.stack,
         tier: cli.command.tier(),
     };
     let environment = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
-    let loaded = config::load(&overrides, &environment, &folder)?;
+    let (loaded, unreadable) = match config::load(&overrides, &environment, &folder) {
+        Ok(loaded) => (loaded, None),
+        // A doctor looks at what is broken.
+        Err(error) if cli.command.bears_bad_config() => {
+            let defaults = config::Loaded::defaults(&overrides, &environment, &folder)?;
+            (defaults, Some(error))
+        }
+        Err(error) => return Err(error),
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -97,6 +114,7 @@ fn execute(cli: Cli, ui: &Ui) -> Result<ExitCode> {
     let context = Context {
         ui: ui.clone(),
         loaded,
+        unreadable,
         interrupt: interrupt.clone(),
     };
     let result = runtime.block_on(async {

@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | edge | [`cli`], [`commands`] | everything below |
 //! | output | [`ui`] | the foundation |
-//! | domain | [`demo`], [`stack`], [`backup`], [`restore`], [`repository`], [`archive`], [`store`], [`conductor`] | adapters, the foundation |
+//! | domain | [`demo`], [`doctor`], [`stack`], [`backup`], [`restore`], [`repository`], [`archive`], [`store`], [`conductor`] | adapters, the foundation |
 //! | outside | [`adapters`] | the foundation |
 //! | foundation | [`config`], [`event`], [`error`], [`exit_code`], [`interrupt`] | each other |
 //!
@@ -23,6 +23,7 @@ pub mod commands;
 pub mod conductor;
 pub mod config;
 pub mod demo;
+pub mod doctor;
 pub mod error;
 pub mod event;
 pub mod exit_code;

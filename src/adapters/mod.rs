@@ -2,9 +2,12 @@
 //! knows what a stack, an archive or a command is.
 
 pub mod compose;
+pub mod crontab;
+pub mod disk;
 pub mod docker;
 pub mod download;
 pub mod fs;
+pub mod host;
 pub mod http;
 pub mod log_file;
 #[cfg(test)]
@@ -12,5 +15,7 @@ pub(crate) mod lying_server;
 pub mod port;
 pub mod postgres;
 pub mod process;
+pub mod published;
+pub mod redis;
 pub mod sqlite;
 pub mod tar_program;

@@ -1,6 +1,11 @@
-//! TCP ports of this host: which are free, and who holds the others.
+//! TCP ports of this host: which are free, who listens on the others, and on which addresses.
 
-use std::net::{Ipv4Addr, TcpListener};
+use procfs::net::{TcpNetEntry, TcpState};
+use procfs::process::{FDTarget, Process, all_processes};
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::path::PathBuf;
 
 /// Who listens on a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -9,6 +14,103 @@ pub struct Owner {
     pub pid: u32,
     /// Its name.
     pub name: String,
+}
+
+/// A process that holds a socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Holder {
+    /// Its process ID.
+    pub pid: u32,
+    /// Its name, such as `nginx`.
+    pub name: String,
+    /// Its whole command line.
+    pub command: String,
+    /// The folder it works in, as far as that may be seen.
+    pub folder: Option<PathBuf>,
+}
+
+/// A socket that listens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Listening {
+    /// The address: a wildcard, loopback, or one of the host's own.
+    pub address: IpAddr,
+    /// The port.
+    pub port: u16,
+    /// The user's name, or the number where it has none. Everybody may see this much.
+    pub user: String,
+    /// The process; none where this user may not see it.
+    pub holder: Option<Holder>,
+}
+
+impl Listening {
+    /// Whoever reaches the host reaches this socket.
+    #[must_use]
+    pub fn is_open_to_others(&self) -> bool {
+        !self.address.is_loopback()
+    }
+
+    /// For example `127.0.0.1:8080`, `[::]:8080`.
+    #[must_use]
+    pub fn place(&self) -> String {
+        std::net::SocketAddr::new(self.address, self.port).to_string()
+    }
+}
+
+/// Every socket that listens on one of some ports, in this network namespace.
+#[must_use]
+pub fn listening_on(ports: &[u16]) -> Vec<Listening> {
+    let entries = [procfs::net::tcp(), procfs::net::tcp6()];
+    let wanted: Vec<TcpNetEntry> = entries
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| listens(entry, ports))
+        .collect();
+    let holders = holders_of(&wanted.iter().map(|entry| entry.inode).collect());
+    let mut found: Vec<Listening> = wanted
+        .into_iter()
+        .map(|entry| Listening {
+            address: plain(entry.local_address.ip()),
+            port: entry.local_address.port(),
+            user: user_name(entry.uid),
+            holder: holders.get(&entry.inode).cloned(),
+        })
+        .collect();
+    found.sort_by_key(|one| (one.port, one.address));
+    found
+}
+
+/// Processes that listen on one of some ports in *another* network namespace, with the port. They
+/// are in nobody's way here, but explain why nothing answers on a port that "is surely open".
+///
+/// Namespaces of processes that this user may not look into stay unseen.
+#[must_use]
+pub fn listening_elsewhere(ports: &[u16]) -> Vec<(u16, Holder)> {
+    let own = namespace_of("self");
+    let mut seen = BTreeSet::from([own]);
+    let mut found = Vec::new();
+    for process in all_processes().into_iter().flatten().flatten() {
+        let namespace = namespace_of(&process.pid.to_string());
+        if namespace.is_none() || !seen.insert(namespace.clone()) {
+            continue;
+        }
+        let tables = [process.tcp(), process.tcp6()];
+        for entry in tables.into_iter().flatten().flatten() {
+            if listens(&entry, ports)
+                && let Some(holder) =
+                    holders_of(&BTreeSet::from([entry.inode])).remove(&entry.inode)
+            {
+                found.push((entry.local_address.port(), holder));
+            }
+        }
+    }
+    found
+}
+
+/// Whether this process may look into those of other users.
+#[must_use]
+pub fn sees_everybody() -> bool {
+    rustix::process::geteuid().is_root()
 }
 
 /// Whether a server could listen on 127.0.0.1:`port` now.
@@ -30,8 +132,14 @@ pub fn owner(port: u16) -> Option<Owner> {
 /// The first free port above `port`, or any free one.
 #[must_use]
 pub fn free_near(port: u16) -> Option<u16> {
+    free_near_but(port, &[])
+}
+
+/// The same, and none of `taken`, which somebody is going to use.
+#[must_use]
+pub fn free_near_but(port: u16, taken: &[u16]) -> Option<u16> {
     (port.saturating_add(1)..=port.saturating_add(200))
-        .find(|&near| near != port && is_free(near))
+        .find(|near| *near != port && !taken.contains(near) && is_free(*near))
         .or_else(any_free)
 }
 
@@ -40,6 +148,69 @@ pub fn free_near(port: u16) -> Option<u16> {
 pub fn any_free() -> Option<u16> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).ok()?;
     listener.local_addr().ok().map(|address| address.port())
+}
+
+fn listens(entry: &TcpNetEntry, ports: &[u16]) -> bool {
+    entry.state == TcpState::Listen && ports.contains(&entry.local_address.port())
+}
+
+/// An IPv4 address that is written as IPv6 is still the IPv4 address.
+fn plain(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V6(six) => six.to_ipv4_mapped().map_or(address, IpAddr::V4),
+        IpAddr::V4(_) => address,
+    }
+}
+
+fn namespace_of(process: &str) -> Option<PathBuf> {
+    std::fs::read_link(format!("/proc/{process}/ns/net")).ok()
+}
+
+/// The processes that hold these sockets.
+fn holders_of(inodes: &BTreeSet<u64>) -> BTreeMap<u64, Holder> {
+    let mut found = BTreeMap::new();
+    if inodes.is_empty() {
+        return found;
+    }
+    for process in all_processes().into_iter().flatten().flatten() {
+        for descriptor in process.fd().into_iter().flatten().flatten() {
+            if let FDTarget::Socket(inode) = descriptor.target
+                && inodes.contains(&inode)
+                // A socket that was inherited is its oldest holder's.
+                && !found.contains_key(&inode)
+            {
+                found.insert(inode, described(&process));
+            }
+        }
+        if found.len() == inodes.len() {
+            break;
+        }
+    }
+    found
+}
+
+fn described(process: &Process) -> Holder {
+    let name = process.stat().map(|stat| stat.comm).unwrap_or_default();
+    let command = process.cmdline().unwrap_or_default().join(" ");
+    Holder {
+        pid: u32::try_from(process.pid).unwrap_or_default(),
+        command: if command.is_empty() {
+            name.clone()
+        } else {
+            command
+        },
+        name,
+        folder: process.cwd().ok(),
+    }
+}
+
+/// The user's name, or the number where it has none.
+#[must_use]
+pub fn user_name(uid: u32) -> String {
+    uzers::get_user_by_uid(uid).map_or_else(
+        || uid.to_string(),
+        |user| user.name().to_string_lossy().into_owned(),
+    )
 }
 
 #[cfg(test)]
@@ -56,5 +227,21 @@ mod tests {
         drop(listener);
         assert!(is_free(port));
         assert_eq!(owner(port), None);
+    }
+
+    #[test]
+    fn both_families_and_wildcards_are_told_apart() {
+        let four = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let six = TcpListener::bind("[::]:0").unwrap();
+        let ports = [&four, &six].map(|l| l.local_addr().unwrap().port());
+        let found = listening_on(&ports);
+        assert_eq!(found.len(), 2, "{found:?}");
+        let at = |port| found.iter().find(|l| l.port == port).unwrap();
+        assert!(!at(ports[0]).is_open_to_others());
+        assert!(at(ports[1]).is_open_to_others());
+        assert_eq!(at(ports[1]).place(), format!("[::]:{}", ports[1]));
+        let holder = at(ports[0]).holder.clone().unwrap();
+        assert_eq!(holder.pid, std::process::id());
+        assert!(!holder.command.is_empty());
     }
 }

@@ -4,6 +4,7 @@
 mod backup;
 mod completions;
 mod demo;
+mod doctor;
 mod init;
 mod internal;
 mod list;
@@ -17,7 +18,7 @@ mod undo;
 mod verify;
 
 use crate::config::{Loaded, TierChoice};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::event::Events;
 use crate::exit_code::ExitCode;
 use crate::interrupt::Interrupt;
@@ -32,6 +33,8 @@ pub struct Context {
     pub ui: Ui,
     /// The resolved configuration.
     pub loaded: Loaded,
+    /// Why the configuration could not be read, for the one command that goes on all the same.
+    pub unreadable: Option<Error>,
     /// Whether the user asked to stop.
     pub interrupt: Interrupt,
 }
@@ -64,6 +67,7 @@ pub enum Command {
     Verify(verify::VerifyArgs),
     Undo(undo::UndoArgs),
     Query(query::QueryArgs),
+    Doctor(doctor::DoctorArgs),
     Demo(demo::DemoArgs),
     Completions(completions::CompletionsArgs),
     #[command(name = "__detached", hide = true)]
@@ -82,6 +86,22 @@ impl Command {
             _ => None,
         }
     }
+
+    /// Takes `--config` without a file as the question where each value came from; whether the
+    /// command can answer it.
+    pub fn asks_for_origins(&mut self) -> bool {
+        let Self::Doctor(args) = self else {
+            return false;
+        };
+        args.origins = true;
+        true
+    }
+
+    /// Whether the command goes on where the configuration cannot be read.
+    #[must_use]
+    pub fn bears_bad_config(&self) -> bool {
+        matches!(self, Self::Doctor(args) if !args.origins)
+    }
 }
 
 /// Runs a command.
@@ -98,6 +118,7 @@ pub async fn run(command: Command, context: Context) -> Result<ExitCode> {
         Command::Verify(args) => verify::run(&args, &context).await,
         Command::Undo(args) => undo::run(&args, &context).await,
         Command::Query(args) => query::run(args, &context).await,
+        Command::Doctor(args) => doctor::run(args, context).await,
         Command::Demo(args) => demo::run(args, &context).await,
         Command::Completions(args) => completions::run(&args, &context),
         Command::Detached(args) => internal::detached(&args),

@@ -46,6 +46,59 @@ pub struct Loaded {
     pub base: PathBuf,
     /// The stack's name in the file, before `--stack` or `K1OPS_STACK`.
     pub home_stack: String,
+    /// The file that was read, if there is one.
+    pub file: Option<PathBuf>,
+}
+
+impl Loaded {
+    /// The defaults alone, in the place that [`load`] would find: what can still be looked at where
+    /// the configuration cannot be read.
+    pub fn defaults(
+        overrides: &Overrides,
+        environment: &BTreeMap<String, String>,
+        folder: &Path,
+    ) -> Result<Self> {
+        let layers = Layers::from_defaults()?;
+        let config = layers.typed()?;
+        let file = file_of(overrides, environment, folder);
+        let base = file.as_deref().and_then(Path::parent).unwrap_or(folder);
+        Ok(Self {
+            home_stack: config.stack.clone(),
+            config,
+            origins: layers.origins,
+            base: base.to_path_buf(),
+            file: file.filter(|file| file.is_file()),
+        })
+    }
+
+    /// Every key with its value as TOML writes it and where it came from. Secrets are hidden.
+    pub fn explained(&self) -> Result<Vec<Explained>> {
+        let values = toml::Table::try_from(&self.config)
+            .context(|| "the configuration cannot be written as TOML")?;
+        Ok(self
+            .origins
+            .iter()
+            .map(|(key, origin)| Explained {
+                key: key.clone(),
+                value: lookup(&values, key).map_or_else(String::new, ToString::to_string),
+                variable: environment_name(key),
+                origin: origin.clone(),
+            })
+            .collect())
+    }
+}
+
+/// One key of the configuration.
+#[derive(Debug, Clone, Serialize)]
+pub struct Explained {
+    /// The dotted key.
+    pub key: String,
+    /// Its value as TOML writes it.
+    pub value: String,
+    /// The environment variable that sets it.
+    pub variable: String,
+    /// Where the value came from.
+    pub origin: Origin,
 }
 
 /// Resolves the configuration from `overrides`, `environment` and the file that is found from
@@ -58,12 +111,7 @@ pub fn load(
     folder: &Path,
 ) -> Result<Loaded> {
     let mut layers = Layers::from_defaults()?;
-    let file = overrides
-        .file
-        .clone()
-        .or_else(|| environment.get("K1OPS_CONFIG").map(PathBuf::from))
-        .map(|file| folder.join(file))
-        .or_else(|| find_upwards(folder));
+    let file = file_of(overrides, environment, folder);
     if let Some(file) = &file {
         layers.lay_file(file)?;
     }
@@ -87,7 +135,22 @@ pub fn load(
         origins: layers.origins,
         base,
         home_stack,
+        file,
     })
+}
+
+/// The configuration file that is meant: named by a flag or a variable, or the nearest one.
+fn file_of(
+    overrides: &Overrides,
+    environment: &BTreeMap<String, String>,
+    folder: &Path,
+) -> Option<PathBuf> {
+    overrides
+        .file
+        .clone()
+        .or_else(|| environment.get("K1OPS_CONFIG").map(PathBuf::from))
+        .map(|file| folder.join(file))
+        .or_else(|| find_upwards(folder))
 }
 
 /// A stack's name becomes part of file and container names, so it is kept plain.

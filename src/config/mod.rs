@@ -6,7 +6,7 @@
 mod layers;
 mod redact;
 
-pub use layers::{Loaded, Origin, Overrides, load};
+pub use layers::{Explained, FILE_NAME, Loaded, Origin, Overrides, load};
 pub use redact::{Secret, redact_url};
 
 use serde::{Deserialize, Serialize};

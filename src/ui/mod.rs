@@ -3,9 +3,11 @@
 
 mod format;
 mod progress;
+mod sections;
 mod table;
 
 pub use format::{bytes, count, duration, rate, time};
+pub use sections::{Entry, Remark, Section};
 pub use table::Table;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -103,6 +105,12 @@ impl Ui {
     #[must_use]
     pub fn is_json(&self) -> bool {
         self.0.json
+    }
+
+    /// Whether more than usual is to be said.
+    #[must_use]
+    pub fn is_verbose(&self) -> bool {
+        self.0.verbosity >= Verbosity::Verbose
     }
 
     /// Whether every question is answered yes.

@@ -103,6 +103,25 @@ impl Wanted<'_> {
         None
     }
 
+    /// Every file on this host that could be the JAR, in the order in which they would be taken,
+    /// with what is wrong with it. Fetches nothing.
+    #[must_use]
+    pub fn candidates(&self) -> Vec<(PathBuf, Result<BootJar>)> {
+        if !self.server.jar.as_os_str().is_empty() {
+            return vec![(self.base.join(&self.server.jar), self.the_configured())];
+        }
+        let cached = self.cache.jar(&self.server.version);
+        std::iter::once(cached)
+            .chain(maven::local(&self.server.version))
+            .filter(|path| path.is_file())
+            .map(|path| {
+                let expected = self.expected().or_else(|| noted_beside(&path));
+                let verified = self.verify(&path, expected.as_ref());
+                (path, verified)
+            })
+            .collect()
+    }
+
     /// The checksum that the configuration or k1ops itself knows.
     pub(super) fn expected(&self) -> Option<Checksum> {
         Some(Checksum {

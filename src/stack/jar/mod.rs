@@ -11,6 +11,7 @@ mod prepare;
 mod server;
 mod verified;
 
+pub use fetch::Sources;
 pub use prepare::{Request, prepare_requested};
 pub use server::Ending;
 pub(crate) use server::{ANSWER, end};

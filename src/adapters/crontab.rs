@@ -1,0 +1,275 @@
+//! What this host runs by the clock: crontabs and systemd timers. It reads; it changes nothing.
+
+use super::process::output_within;
+use chrono::{DateTime, Local, TimeDelta, Utc};
+use croner::Cron;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+/// How long `crontab -l` may take.
+const ASKING: Duration = Duration::from_secs(1);
+
+/// A command that is run by the clock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scheduled {
+    /// Where it is written, such as `/etc/cron.d/k1ops` or `the user's crontab`.
+    pub place: String,
+    /// When, as it is written there.
+    pub when: String,
+    /// What is run.
+    pub command: String,
+    /// systemd runs it, and not cron.
+    pub by_systemd: bool,
+    /// It is switched on: a systemd timer may be there and not be enabled.
+    pub enabled: bool,
+}
+
+impl Scheduled {
+    /// When it should have run last before `now`, and how far apart the runs are; none where the
+    /// expression is not understood.
+    #[must_use]
+    pub fn last_due(&self, now: DateTime<Utc>) -> Option<(DateTime<Utc>, TimeDelta)> {
+        let expression = if self.by_systemd {
+            calendar_as_cron(&self.when)?
+        } else {
+            cron_expression(&self.when)?
+        };
+        let cron = Cron::from_str(&expression).ok()?;
+        // cron goes by the host's own time zone.
+        let local = now.with_timezone(&Local);
+        let last = cron.find_previous_occurrence(&local, false).ok()?;
+        let before = cron.find_previous_occurrence(&last, false).ok()?;
+        Some((last.to_utc(), last - before))
+    }
+
+    /// The program's path as it is written: the first word that ends in `name`.
+    #[must_use]
+    pub fn program(&self, name: &str) -> Option<PathBuf> {
+        self.command
+            .split([' ', '\t', ';', '&', '|', '(', ')'])
+            .map(|word| word.trim_matches(['"', '\'']))
+            .find(|word| Path::new(word).file_name().is_some_and(|file| file == name))
+            .map(PathBuf::from)
+    }
+}
+
+/// Every command that mentions `word`, in the crontabs and timers that this user may read.
+pub async fn mentioning(word: &str) -> Vec<Scheduled> {
+    let mut found = Vec::new();
+    if let Ok(Some((true, text))) = output_within(Path::new("crontab"), &["-l"], ASKING).await {
+        found.extend(lines(&text, "the user's crontab", false));
+    }
+    let mut files = vec![PathBuf::from("/etc/crontab")];
+    files.extend(files_in(Path::new("/etc/cron.d")));
+    for file in files {
+        if let Ok(text) = std::fs::read_to_string(&file) {
+            found.extend(lines(&text, &file.display().to_string(), true));
+        }
+    }
+    for folder in unit_folders() {
+        found.extend(timers(&folder));
+    }
+    found.retain(|scheduled| scheduled.command.contains(word));
+    found
+}
+
+/// Whether something runs that works through crontabs.
+#[must_use]
+pub fn cron_runs() -> bool {
+    let names = [
+        "cron",
+        "crond",
+        "cronie",
+        "fcron",
+        "dcron",
+        "busybox-crond",
+        "systemd-cron",
+    ];
+    let processes = procfs::process::all_processes().into_iter().flatten();
+    processes.flatten().any(|process| {
+        process
+            .stat()
+            .is_ok_and(|stat| names.contains(&stat.comm.as_str()))
+    })
+}
+
+/// Whether systemd is this host's first process.
+#[must_use]
+pub fn systemd_runs() -> bool {
+    Path::new("/run/systemd/system").is_dir()
+}
+
+/// The lines of a crontab. System crontabs name a user between the time and the command.
+fn lines(text: &str, place: &str, names_user: bool) -> Vec<Scheduled> {
+    let mut found = Vec::new();
+    for line in text.lines().map(str::trim) {
+        let is_setting = line
+            .split_once('=')
+            .is_some_and(|(name, _)| !name.trim().contains(' '));
+        if line.is_empty() || line.starts_with('#') || is_setting {
+            continue;
+        }
+        let fields = if line.starts_with('@') { 1 } else { 5 };
+        let Some((when, mut command)) = split_fields(line, fields) else {
+            continue;
+        };
+        if names_user {
+            let Some((_, rest)) = split_fields(command, 1) else {
+                continue;
+            };
+            command = rest;
+        }
+        found.push(Scheduled {
+            place: place.to_owned(),
+            when: when.to_owned(),
+            command: command.to_owned(),
+            by_systemd: false,
+            enabled: true,
+        });
+    }
+    found
+}
+
+/// The first `count` fields of a line, and the rest.
+fn split_fields(line: &str, count: usize) -> Option<(&str, &str)> {
+    let mut at = 0;
+    for _ in 0..count {
+        let rest = &line[at..];
+        let begin = rest.len() - rest.trim_start().len();
+        let length = rest[begin..].find(char::is_whitespace)?;
+        at += begin + length;
+    }
+    Some((line[..at].trim(), line[at..].trim()))
+}
+
+/// A crontab's time with the words that croner does not know in numbers.
+fn cron_expression(when: &str) -> Option<String> {
+    Some(match when {
+        "@hourly" => "0 * * * *".to_owned(),
+        "@daily" | "@midnight" => "0 0 * * *".to_owned(),
+        "@weekly" => "0 0 * * 0".to_owned(),
+        "@monthly" => "0 0 1 * *".to_owned(),
+        word if word.starts_with('@') => return None,
+        other => other.to_owned(),
+    })
+}
+
+/// The `OnCalendar` expressions that are in use for backups, as a crontab would write them.
+fn calendar_as_cron(when: &str) -> Option<String> {
+    let word = format!("@{when}");
+    if let Some(expression) = cron_expression(&word) {
+        return Some(expression);
+    }
+    let time = when.strip_prefix("*-*-* ").unwrap_or(when);
+    let mut parts = time.split(':');
+    let (hour, minute) = (parts.next()?, parts.next()?);
+    let number = |text: &str| text == "*" || text.parse::<u8>().is_ok();
+    (number(hour) && number(minute)).then(|| format!("{minute} {hour} * * *"))
+}
+
+fn unit_folders() -> Vec<PathBuf> {
+    let home = std::env::var_os("HOME").map(PathBuf::from);
+    let mut folders: Vec<PathBuf> = ["/etc/systemd/system", "/usr/lib/systemd/system"]
+        .iter()
+        .map(PathBuf::from)
+        .collect();
+    folders.extend(home.map(|home| home.join(".config/systemd/user")));
+    folders
+}
+
+/// The timers in a folder of units, with what their services run.
+fn timers(folder: &Path) -> Vec<Scheduled> {
+    let mut found = Vec::new();
+    for timer in files_in(folder) {
+        if timer.extension().is_none_or(|end| end != "timer") {
+            continue;
+        }
+        let Ok(text) = std::fs::read_to_string(&timer) else {
+            continue;
+        };
+        let service = setting(&text, "Unit")
+            .map_or_else(|| timer.with_extension("service"), |unit| folder.join(unit));
+        let command = std::fs::read_to_string(service)
+            .ok()
+            .and_then(|text| setting(&text, "ExecStart"));
+        let Some(command) = command else {
+            continue;
+        };
+        let name = timer.file_name().unwrap_or_default();
+        found.push(Scheduled {
+            when: setting(&text, "OnCalendar").unwrap_or_default(),
+            command,
+            by_systemd: true,
+            enabled: folder
+                .join("timers.target.wants")
+                .join(name)
+                .symlink_metadata()
+                .is_ok(),
+            place: timer.display().to_string(),
+        });
+    }
+    found
+}
+
+fn setting(unit: &str, name: &str) -> Option<String> {
+    unit.lines()
+        .find_map(|line| {
+            line.trim()
+                .strip_prefix(name)?
+                .trim_start()
+                .strip_prefix('=')
+        })
+        .map(|value| value.trim().to_owned())
+}
+
+fn files_in(folder: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.is_file())
+        .collect();
+    files.sort();
+    files
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn crontabs_are_read_as_cron_does() {
+        let text = "# c\nMAILTO=x\n15 3 * * *  cd /srv && /usr/bin/k1ops backup >>log 2>&1\n\
+                    @daily k1ops list\n";
+        let found = lines(text, "p", false);
+        assert_eq!(found.len(), 2);
+        assert_eq!(found[0].when, "15 3 * * *");
+        assert_eq!(found[0].program("k1ops"), Some("/usr/bin/k1ops".into()));
+        assert_eq!(found[1].command, "k1ops list");
+        let of_system = lines("0 1 * * * root k1ops backup\n", "p", true);
+        assert_eq!(of_system[0].command, "k1ops backup");
+    }
+
+    #[test]
+    fn the_last_run_that_was_due_is_known() {
+        let now = Utc::now();
+        for (when, by_systemd, hours) in [("@hourly", false, 1), ("daily", true, 24)] {
+            let scheduled = Scheduled {
+                place: String::new(),
+                when: when.to_owned(),
+                command: String::new(),
+                by_systemd,
+                enabled: true,
+            };
+            let (last, apart) = scheduled.last_due(now).unwrap();
+            assert!(
+                last < now && now - last <= TimeDelta::hours(hours),
+                "{when}"
+            );
+            assert!((apart.num_hours() - hours).abs() <= 1, "{when}");
+        }
+        assert_eq!(calendar_as_cron("*-*-* 03:15:00").unwrap(), "15 03 * * *");
+        assert_eq!(calendar_as_cron("Mon..Fri 12"), None);
+    }
+}

@@ -1,0 +1,97 @@
+//! A Redis server, asked what it is set to. Nothing is written to it.
+
+use crate::error::{Context, Error, ErrorKind, Result};
+use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// What a Redis server says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct About {
+    /// Its version.
+    pub version: String,
+    /// What it does when memory is short, such as `noeviction`.
+    pub eviction: String,
+    /// How many keys it has thrown away for want of memory.
+    pub evicted: u64,
+    /// Whether the last write to disk went well.
+    pub saves: bool,
+}
+
+/// Asks the server at 127.0.0.1:`port`, which may take `timeout`.
+pub async fn ask(port: u16, password: Option<&str>, timeout: Duration) -> Result<About> {
+    let asking = asked(port, password);
+    match tokio::time::timeout(timeout, asking).await {
+        Ok(about) => about,
+        Err(_) => Err(Error::missing(format!(
+            "Redis at 127.0.0.1:{port} takes longer than {:.1} s to answer",
+            timeout.as_secs_f64()
+        ))),
+    }
+}
+
+async fn asked(port: u16, password: Option<&str>) -> Result<About> {
+    let client = redis::Client::open(information(port, password)?)
+        .context(|| format!("Redis at 127.0.0.1:{port} cannot be addressed"))?;
+    let mut connection = client
+        .get_multiplexed_async_connection()
+        .await
+        .map_err(|error| explain(port, error))?;
+    let info: String = redis::cmd("INFO")
+        .query_async(&mut connection)
+        .await
+        .map_err(|error| explain(port, error))?;
+    let settings: BTreeMap<String, String> = redis::cmd("CONFIG")
+        .arg("GET")
+        .arg("maxmemory-policy")
+        .query_async(&mut connection)
+        .await
+        .map_err(|error| explain(port, error))?;
+    let field = |name: &str| {
+        info.lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+            .unwrap_or_default()
+            .trim()
+            .to_owned()
+    };
+    Ok(About {
+        version: field("redis_version"),
+        eviction: settings
+            .get("maxmemory-policy")
+            .cloned()
+            .unwrap_or_default(),
+        evicted: field("evicted_keys").parse().unwrap_or(0),
+        saves: field("rdb_last_bgsave_status") != "err" && field("aof_last_write_status") != "err",
+    })
+}
+
+fn information(port: u16, password: Option<&str>) -> Result<ConnectionInfo> {
+    let mut settings = RedisConnectionInfo::default();
+    if let Some(password) = password {
+        settings = settings.set_password(password);
+    }
+    let address = ConnectionAddr::Tcp("127.0.0.1".to_owned(), port);
+    Ok(address
+        .into_connection_info()
+        .context(|| "the address of Redis cannot be read")?
+        .set_redis_settings(settings))
+}
+
+fn explain(port: u16, error: redis::RedisError) -> Error {
+    let text = error.to_string();
+    let refused = [
+        "WRONGPASS",
+        "NOAUTH",
+        "AuthenticationFailed",
+        "authentication",
+        "invalid password",
+    ];
+    if refused.iter().any(|word| text.contains(word)) {
+        return Error::new(
+            ErrorKind::Usage,
+            format!("Redis at 127.0.0.1:{port} refuses the password"),
+        )
+        .because(error);
+    }
+    Error::missing(format!("Redis at 127.0.0.1:{port} does not answer")).because(error)
+}

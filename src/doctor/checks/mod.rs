@@ -1,0 +1,130 @@
+//! The checks, one file each. They read what the domain knows and ask the host through adapters.
+
+mod backups;
+mod bloat;
+mod clock;
+mod compose;
+mod conductor;
+mod configuration;
+mod containers;
+mod disk;
+mod docker;
+mod drill;
+mod exposure;
+mod images;
+mod jar;
+mod java;
+mod kernel;
+mod memory;
+mod network;
+mod passwords;
+mod permissions;
+mod pg_dump;
+mod ports;
+mod postgres;
+mod redis;
+mod replication;
+mod repository;
+mod restore;
+mod schedule;
+mod schema;
+mod sqlite;
+mod stranded;
+mod tls;
+mod volume;
+mod wraparound;
+
+use super::{Check, Examined, Looking, Patient};
+use crate::error::{Context, Result};
+use chrono::TimeDelta;
+use std::path::Path;
+use std::sync::Arc;
+
+/// All of them.
+pub(super) fn all() -> Vec<Box<dyn Check>> {
+    vec![
+        Box::new(configuration::Configuration),
+        Box::new(ports::Ports),
+        Box::new(docker::Docker),
+        Box::new(compose::ComposeInstalled),
+        Box::new(containers::Containers),
+        Box::new(images::Images),
+        Box::new(java::JavaFound),
+        Box::new(jar::Jar),
+        Box::new(conductor::Conductor),
+        Box::new(stranded::Stranded),
+        Box::new(postgres::Postgres),
+        Box::new(volume::Volume),
+        Box::new(wraparound::Wraparound),
+        Box::new(bloat::Bloat),
+        Box::new(replication::Replication),
+        Box::new(sqlite::Sqlite),
+        Box::new(schema::Schema),
+        Box::new(redis::Redis),
+        Box::new(memory::Memory),
+        Box::new(disk::Disk),
+        Box::new(kernel::Kernel),
+        Box::new(clock::Clock),
+        Box::new(permissions::Permissions),
+        Box::new(passwords::Passwords),
+        Box::new(exposure::Exposure),
+        Box::new(tls::Tls),
+        Box::new(backups::Backups),
+        Box::new(drill::Drill),
+        Box::new(schedule::Schedule),
+        Box::new(repository::RepositoryReachable),
+        Box::new(pg_dump::PgDumpFound),
+        Box::new(restore::Restore),
+        Box::new(network::Network),
+    ]
+}
+
+/// Looks at files on a thread of its own: a file system that hangs holds up nothing else.
+fn at_files(
+    patient: Arc<Patient>,
+    look: impl FnOnce(&Patient) -> Result<Examined> + Send + 'static,
+) -> Looking {
+    Box::pin(async move {
+        tokio::task::spawn_blocking(move || look(&patient))
+            .await
+            .context(|| "the check broke off")?
+    })
+}
+
+/// A path as a word of a shell command.
+fn word(path: &Path) -> String {
+    quoted(&path.display().to_string())
+}
+
+/// Any text as a word of a shell command.
+fn quoted(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%=".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
+}
+
+/// A size as people read it.
+fn size_of(bytes: u64) -> String {
+    const MIB: u64 = 1 << 20;
+    const GIB: u64 = 1 << 30;
+    if bytes >= GIB {
+        format!("{}.{} GiB", bytes / GIB, bytes % GIB * 10 / GIB)
+    } else if bytes >= MIB {
+        format!("{} MiB", bytes / MIB)
+    } else {
+        format!("{} KiB", bytes / 1024)
+    }
+}
+
+/// A span of time as people read it.
+fn span(time: TimeDelta) -> String {
+    let minutes = time.num_minutes().max(0);
+    match minutes {
+        0..60 => format!("{minutes} min"),
+        60..2880 => format!("{} h", minutes / 60),
+        _ => format!("{} days", minutes / 1440),
+    }
+}

@@ -1,0 +1,95 @@
+//! Redis answers, takes the stack's password, keeps its locks, and can save them.
+
+use crate::adapters::redis;
+use crate::doctor::{Check, Examined, Finding, Group, Looking, Patient};
+use crate::error::{ErrorKind, Result};
+use crate::stack::Tier;
+use crate::stack::docker::{Secrets, Service};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long Redis may take to answer.
+const ANSWER: Duration = Duration::from_secs(2);
+
+pub(super) struct Redis;
+
+impl Check for Redis {
+    fn name(&self) -> &'static str {
+        "redis"
+    }
+
+    fn group(&self) -> Group {
+        Group::Database
+    }
+
+    fn examine(&self, patient: Arc<Patient>) -> Looking {
+        Box::pin(async move { look(&patient).await })
+    }
+}
+
+async fn look(patient: &Patient) -> Result<Examined> {
+    if patient.tier().await != Tier::Docker {
+        return Ok(Examined::skipped("only tier 1 has a Redis"));
+    }
+    if !patient.service_runs(Service::Redis).await {
+        return Ok(Examined::skipped(
+            "tier 1 is stopped, and its Redis with it",
+        ));
+    }
+    let deployment = patient.deployment()?;
+    let port = deployment.settings.port(Service::Redis).unwrap_or(6379);
+    let password = Secrets::exist(&deployment.folder)
+        .then(|| Secrets::ensure(&deployment.folder))
+        .transpose()?;
+    let password = password.as_ref().map(|secrets| secrets.redis.expose());
+    let about = match redis::ask(port, password, ANSWER).await {
+        Ok(about) => about,
+        Err(error) => {
+            let container = deployment.names.container(Service::Redis);
+            let finding = Finding::of(&error)
+                .because("Conductor takes its locks in Redis; without them workflows stand still");
+            return Ok(if error.kind() == ErrorKind::Usage {
+                finding
+                    .seen("docker/secrets/redis.conf is not what this Redis was started with")
+                    .remedy(format!("docker restart {container}"))
+            } else {
+                finding.remedy(format!("docker logs --tail 50 {container}"))
+            }
+            .into());
+        }
+    };
+    let container = deployment.names.container(Service::Redis);
+    let mut examined = Examined::default();
+    if about.eviction != "noeviction" && !about.eviction.is_empty() {
+        examined.find(
+            Finding::problem(
+                ErrorKind::Usage,
+                format!(
+                    "Redis throws keys away when memory is short ({})",
+                    about.eviction
+                ),
+            )
+            .seen(format!(
+                "{} keys were thrown away since its start",
+                about.evicted
+            ))
+            .because("a lock that is thrown away lets two servers decide one workflow at once")
+            .advise("Set maxmemory-policy to noeviction, and remove what set it from redis.conf.")
+            .remedy(format!(
+                "docker exec -i {container} sh -c 'REDISCLI_AUTH=$(sed -n \"s/^requirepass //p\" \
+                 /run/secrets/redis.conf) redis-cli CONFIG SET maxmemory-policy noeviction'"
+            )),
+        );
+    }
+    if !about.saves {
+        examined.find(
+            Finding::warning("Redis could not save to its volume the last time")
+                .because("the disk is full, or the volume cannot be written to")
+                .remedy(format!("docker logs --tail 50 {container}")),
+        );
+    }
+    if examined.findings.is_empty() {
+        examined.say(format!("Redis {}, {}", about.version, about.eviction));
+    }
+    Ok(examined)
+}

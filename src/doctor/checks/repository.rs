@@ -1,0 +1,69 @@
+//! The folder that archives go to is there, or can be made, and can be written to.
+
+use super::{at_files, word};
+use crate::adapters::disk::{FileSystem, may_write};
+use crate::doctor::{Check, Examined, Finding, Group, Looking, Patient};
+use crate::error::{ErrorKind, Result};
+use std::sync::Arc;
+
+pub(super) struct RepositoryReachable;
+
+impl Check for RepositoryReachable {
+    fn name(&self) -> &'static str {
+        "repository"
+    }
+
+    fn group(&self) -> Group {
+        Group::Backups
+    }
+
+    fn examine(&self, patient: Arc<Patient>) -> Looking {
+        at_files(patient, look)
+    }
+}
+
+fn look(patient: &Patient) -> Result<Examined> {
+    let folder = patient.stack.repository();
+    let shown = folder.display();
+    let problem = |title: String| Finding::problem(ErrorKind::Missing, title);
+    if let Some(file) = folder
+        .ancestors()
+        .find(|f| f.exists())
+        .filter(|f| !f.is_dir())
+    {
+        return Ok(problem(format!("repository {shown} is no folder"))
+            .seen(format!("{} is a file", file.display()))
+            .because("archives are kept in a folder")
+            .advise("Remove or rename the file, or set repository.path to another folder.")
+            .remedy(format!("mv {0} {0}.old", word(file)))
+            .into());
+    }
+    let configured = !patient.stack.config.repository.path.as_os_str().is_empty();
+    let system = FileSystem::of(&folder)?;
+    if system.read_only {
+        return Ok(
+            problem(format!("repository {shown} is on a read-only file system"))
+                .because("it was mounted so, or the kernel made it so after an error of the disk")
+                .remedy("dmesg | grep -i 'remounting filesystem read-only'")
+                .remedy(format!("sudo mount -o remount,rw {}", word(&system.path)))
+                .into(),
+        );
+    }
+    if !may_write(&system.path) {
+        return Ok(problem(format!("repository {shown} cannot be written to"))
+            .seen(format!("no permission in {}", system.path.display()))
+            .because("the folder belongs to another user")
+            .remedy(format!("sudo chown $(id -un) {}", word(&system.path)))
+            .into());
+    }
+    // A relative path belongs to the stack and is made by the first backup; an absolute one that is
+    // not there looks like a disk that is not mounted.
+    if configured && !folder.exists() && patient.stack.config.repository.path.is_absolute() {
+        return Ok(Finding::warning(format!("repository {shown} is not there"))
+            .because("if it is on a disk or a share of its own, that is not mounted now")
+            .advise("Mount it, or make the folder if it is meant to be on this disk.")
+            .remedy(format!("mkdir -m 700 -p {}", word(&folder)))
+            .into());
+    }
+    Ok(Examined::well(format!("{shown} can be written to")))
+}
