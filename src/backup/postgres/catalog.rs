@@ -112,6 +112,25 @@ pub(super) async fn lock(session: &Session, tables: &[Table]) -> Result<()> {
     Ok(())
 }
 
+/// What all columns of these tables are, in one value that is equal if they are.
+pub(super) async fn columns(session: &Session, tables: &[Table]) -> Result<String> {
+    let sql = "SELECT coalesce(md5(string_agg(concat_ws(' ', a.attrelid, a.attnum, a.attname,
+                   a.atttypid, a.atttypmod, a.attgenerated), ',' ORDER BY a.attrelid, a.attnum)), '')
+               FROM pg_catalog.pg_attribute a
+               JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+               JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+               WHERE a.attnum > 0 AND NOT a.attisdropped
+                 AND (n.nspname::text, c.relname::text) IN
+                     (SELECT * FROM unnest($1::text[], $2::text[]))";
+    let schemas: Vec<&str> = tables.iter().map(|t| t.schema.as_str()).collect();
+    let names: Vec<&str> = tables.iter().map(|t| t.name.as_str()).collect();
+    let row = session
+        .query_one(sql, &[&schemas, &names])
+        .await
+        .map_err(|e| failed("reading the columns", &e))?;
+    Ok(row.get(0))
+}
+
 async fn read_facts(session: &Session) -> Result<Facts> {
     let doing = "reading the database's settings";
     let row = session

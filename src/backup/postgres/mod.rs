@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::event::Events;
 use crate::interrupt::Interrupt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// How to take the backup.
 #[derive(Debug, Clone)]
@@ -55,6 +56,11 @@ pub const SESSION_SETTINGS: &str = "
     SET synchronize_seqscans = off;
 ";
 
+/// How many snapshots are taken before a schema that keeps changing is given up,
+const SNAPSHOTS: u32 = 20;
+/// and how long to leave it alone in between.
+const ALTERED: Duration = Duration::from_millis(500);
+
 /// Copies the database at `address` into `writer`.
 pub async fn take(
     writer: &Writer,
@@ -82,10 +88,7 @@ async fn take_all(
         Some(inside) if options.pg_dump.as_os_str().is_empty() => PgDump::inside(inside.clone()),
         _ => PgDump::find(major, &options.pg_dump).await?,
     };
-    begin(&leader, None).await?;
-    let snapshot = export_snapshot(&leader).await?;
-    let catalog = catalog::read(&leader, major).await?;
-    catalog::lock(&leader, &catalog.tables).await?;
+    let Still { snapshot, catalog } = hold_still(&leader, address, major, events).await?;
 
     // The schema is dumped while the rows are copied: all look through the same snapshot.
     let (pre_data, post_data, copied) = tokio::try_join!(
@@ -147,6 +150,49 @@ async fn take_all(
         },
         left_out: catalog.left_out,
     })
+}
+
+/// A snapshot, and the tables as it sees them, none of which can change any more.
+struct Still {
+    snapshot: String,
+    catalog: catalog::Catalog,
+}
+
+/// Takes a snapshot and locks its tables. A table that was altered between the two, as by a server
+/// that is just bringing its schema up to date, can no longer be read as the snapshot sees it: then
+/// another snapshot is taken.
+async fn hold_still(
+    leader: &Session,
+    address: &Address,
+    major: u32,
+    events: &Events,
+) -> Result<Still> {
+    let fresh = Session::open(address).await?;
+    for attempt in 1..=SNAPSHOTS {
+        begin(leader, None).await?;
+        let snapshot = export_snapshot(leader).await?;
+        let catalog = catalog::read(leader, major).await?;
+        let locked = catalog::lock(leader, &catalog.tables).await;
+        if locked.is_ok() {
+            let then = catalog::columns(leader, &catalog.tables).await?;
+            if then == catalog::columns(&fresh, &catalog.tables).await? {
+                return Ok(Still { snapshot, catalog });
+            }
+        }
+        leader
+            .batch_execute("ROLLBACK")
+            .await
+            .map_err(|e| failed("giving up a snapshot", &e))?;
+        if attempt == SNAPSHOTS {
+            locked?;
+        }
+        events.note("tables were altered while the snapshot was taken; it is taken anew");
+        tokio::time::sleep(ALTERED).await;
+    }
+    Err(
+        Error::failed("the schema does not stay the same long enough for a snapshot")
+            .hint("Back up when whatever alters tables has ended."),
+    )
 }
 
 /// Begins a read-only transaction on the leader, or on a worker that looks through `snapshot`.
