@@ -173,10 +173,7 @@ const FAULTS: &[Fault] = &[
     Fault {
         name: "a Compose that is too old",
         plant: |bed| {
-            bed.program(
-                "old-compose",
-                "echo 'docker-compose version 1.24.0, build x'",
-            );
+            bed.program("old-compose", "echo 1.24.0");
             bed.set("K1OPS_DOCKER_COMPOSE", "old-compose");
         },
         check: "compose",
@@ -282,7 +279,7 @@ const FAULTS: &[Fault] = &[
                 bed,
                 "maxmemory-policy allkeys-lru",
                 "the-password-that-it-has",
-            )
+            );
         },
         check: "redis",
         severity: "problem",

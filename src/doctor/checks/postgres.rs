@@ -145,9 +145,7 @@ fn explained(patient: &Patient, address: &Address, error: &Error) -> Finding {
         return finding
             .seen(place)
             .because("the server has another password for this user, or does not know it")
-            .remedy(format!(
-                "psql {server} -U postgres -c '\\password {user}'    # or correct the configured one"
-            ));
+            .remedy(format!("psql {server} -U postgres -c '\\password {user}'"));
     }
     if said.contains("does not answer") {
         let is_here = host == "127.0.0.1" || host == "localhost" || Path::new(&host).is_absolute();
