@@ -37,6 +37,7 @@ mod wraparound;
 use super::{Check, Examined, Looking, Patient};
 use crate::adapters::postgres::quote_identifier;
 use crate::error::{Context, Result};
+use crate::stack::docker::Secrets;
 use chrono::TimeDelta;
 use std::path::Path;
 use std::sync::Arc;
@@ -90,6 +91,13 @@ fn at_files(
             .await
             .context(|| "the check broke off")?
     })
+}
+
+/// The passwords of tier 1, if all of them are there: those that are missing are made by a start,
+/// never by a look.
+fn secrets_in(folder: &Path) -> Result<Option<Secrets>> {
+    let all = Secrets::exist(folder) && folder.join("secrets/redis.conf").is_file();
+    all.then(|| Secrets::ensure(folder)).transpose()
 }
 
 /// A path as a word of a shell command.

@@ -1,10 +1,11 @@
 //! Redis answers, takes the stack's password, keeps its locks, and can save them.
 
+use super::secrets_in;
 use crate::adapters::redis;
 use crate::doctor::{Check, Examined, Finding, Group, Looking, Patient};
 use crate::error::{ErrorKind, Result};
 use crate::stack::Tier;
-use crate::stack::docker::{Secrets, Service};
+use crate::stack::docker::Service;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,10 +39,8 @@ async fn look(patient: &Patient) -> Result<Examined> {
     }
     let deployment = patient.deployment()?;
     let port = deployment.settings.port(Service::Redis).unwrap_or(6379);
-    let password = Secrets::exist(&deployment.folder)
-        .then(|| Secrets::ensure(&deployment.folder))
-        .transpose()?;
-    let password = password.as_ref().map(|secrets| secrets.redis.expose());
+    let secrets = secrets_in(&deployment.folder)?;
+    let password = secrets.as_ref().map(|secrets| secrets.redis.expose());
     let about = match redis::ask(port, password, ANSWER).await {
         Ok(about) => about,
         Err(error) => {
