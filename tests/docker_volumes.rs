@@ -236,7 +236,7 @@ struct Load(Child);
 impl Load {
     fn begin(container: &str) -> Self {
         let run = ["exec", "-u", "postgres", container, "pgbench"];
-        let how = ["-U", "conductor", "-n", "-c", "4", "-T", "600", "accounts"];
+        let how = ["-U", "conductor", "-n", "-c", "4", "-T", "3600", "accounts"];
         Self(
             Command::new("docker")
                 .args([&run[..], &how].concat())

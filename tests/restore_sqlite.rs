@@ -211,7 +211,7 @@ fn every_kind_of_damage_is_exit_code_4_and_changes_nothing() {
         ("bit-flipped", &flipped, "is damaged"),
         ("empty", b"", "is empty"),
         ("a database file", &foreign, "not written by k1ops"),
-        ("a dump", b"-- PostgreSQL database dump\n", "too short"),
+        ("a dump", b"-- PostgreSQL database dump\n", "is not whole"),
         ("newer", &newer, "has format 9"),
     ];
     for (kind, bytes, said) in kinds {

@@ -70,12 +70,9 @@ async fn run(script: impl BufRead, session: &Session, events: &Events) -> Result
     let (mut ran, mut statement) = (Ran::default(), String::new());
     while lines.next()? {
         let text = lines.text()?;
-        if statement.trim().is_empty() {
-            statement.clear();
-            if text.starts_with('\\') {
-                obey(text, lines.number)?;
-                continue;
-            }
+        if text.starts_with('\\') && statements(&statement).is_empty() {
+            obey(text, lines.number)?;
+            continue;
         }
         statement.push_str(text);
         if statement.len() > LONGEST {
