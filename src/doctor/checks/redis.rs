@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// How long Redis may take to answer.
-const ANSWER: Duration = Duration::from_secs(2);
+const ANSWER: Duration = Duration::from_secs(5);
 
 pub(super) struct Redis;
 
@@ -21,6 +21,11 @@ impl Check for Redis {
 
     fn group(&self) -> Group {
         Group::Database
+    }
+
+    /// Its own time comes after that of the engine, which is asked first.
+    fn limit(&self) -> Duration {
+        ANSWER * 3
     }
 
     fn examine(&self, patient: Arc<Patient>) -> Looking {
