@@ -1,7 +1,9 @@
 //! A Redis server, asked what it is set to. Nothing is written to it.
 
 use crate::error::{Context, Error, ErrorKind, Result};
-use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo};
+use redis::{
+    AsyncConnectionConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo,
+};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -34,7 +36,12 @@ async fn asked(port: u16, password: Option<&str>) -> Result<About> {
     let client = redis::Client::open(information(port, password)?)
         .context(|| format!("Redis at 127.0.0.1:{port} cannot be addressed"))?;
     let mut connection = client
-        .get_multiplexed_async_connection()
+        // The caller's limit is the only one: a busy host is no reason to call Redis silent.
+        .get_multiplexed_async_connection_with_config(
+            &AsyncConnectionConfig::new()
+                .set_connection_timeout(None)
+                .set_response_timeout(None),
+        )
         .await
         .map_err(|error| explain(port, error))?;
     let info: String = redis::cmd("INFO")

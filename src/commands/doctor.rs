@@ -364,7 +364,7 @@ fn summary(report: &Report, ui: &Ui) -> String {
         parts.push(ui.paint(Tone::Good, "all is well"));
     }
     format!(
-        "{}: stack {}, {}; {} checks in {}\n",
+        "{}\nstack {}, {}; {} checks in {}\n",
         parts.join(", "),
         report.stack,
         report.tier,

@@ -181,7 +181,8 @@ fn secrets(patient: &Patient) -> Vec<String> {
     known.extend(
         std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .filter(|(name, _)| Scrubber::is_secret(name))
+            // The shell's working folders are called like passwords, and are none.
+            .filter(|(name, _)| Scrubber::is_secret(name) && !name.ends_with("PWD"))
             .map(|(_, value)| value),
     );
     known

@@ -55,13 +55,11 @@ pub fn prove(faults: &[Fault], make: impl Fn() -> Bed) {
                 wrong.push(format!("{}: exits 0", fault.name));
             }
             Some(_) if fault.code != ANY_PROBLEM && after.code != Some(fault.code) => {
+                let (name, code, wanted) = (fault.name, after.code, fault.code);
+                let titles = after.titles();
                 wrong.push(format!(
-                    "{}: exit code {:?} and not {}\n{}",
-                    fault.name,
-                    after.code,
-                    fault.code,
-                    after.titles()
-                ))
+                    "{name}: exit code {code:?} and not {wanted}\n{titles}"
+                ));
             }
             Some(found) => println!("named: {}: {}", fault.name, found["title"]),
         }
@@ -335,7 +333,7 @@ pub fn archive(bed: &Bed, at: chrono::DateTime<chrono::Utc>, size: usize) -> Pat
                 conductor_version: "3.32.1".into(),
                 sources: vec![],
                 left_out: vec![],
-                images: Default::default(),
+                images: std::collections::BTreeMap::new(),
                 members: vec![],
             })
             .await

@@ -45,6 +45,7 @@ impl Drop for Prefix {
         for (list, remove) in [
             (vec!["ps", "-aq"], vec!["rm", "-f", "-v"]),
             (vec!["volume", "ls", "-q"], vec!["volume", "rm"]),
+            (vec!["network", "ls", "-q"], vec!["network", "rm"]),
         ] {
             let filter = format!("name={}", self.0);
             let listed = Command::new("docker")
@@ -72,9 +73,22 @@ fn value(bed: &Bed, key: &str) -> String {
 }
 
 /// Runs a container under the bed's prefix; answers its name.
-fn run(bed: &Bed, name: &str, options: &[&str], image: &str, command: &[&str]) -> String {
-    let name = format!("{}-{name}", value(bed, "prefix"));
-    let mut words = vec!["run", "-d", "--name", &name];
+pub fn run(bed: &Bed, name: &str, options: &[&str], image: &str, command: &[&str]) -> String {
+    let prefix = value(bed, "prefix");
+    let name = format!("{prefix}-{name}");
+    let network = format!("{prefix}-network");
+    if docker(&[
+        "network",
+        "ls",
+        "-q",
+        "--filter",
+        &format!("name={network}"),
+    ])
+    .is_empty()
+    {
+        docker(&["network", "create", &network]);
+    }
+    let mut words = vec!["run", "-d", "--network", &network, "--name", &name];
     words.extend(options);
     words.push(image);
     words.extend(command);
@@ -159,10 +173,7 @@ const FAULTS: &[Fault] = &[
     Fault {
         name: "a Compose that is too old",
         plant: |bed| {
-            bed.program(
-                "old-compose",
-                "echo 'docker-compose version 1.24.0, build x'",
-            );
+            bed.program("old-compose", "echo 1.24.0");
             bed.set("K1OPS_DOCKER_COMPOSE", "old-compose");
         },
         check: "compose",
@@ -242,7 +253,18 @@ const FAULTS: &[Fault] = &[
             let mount = format!("{volume}:/data");
             let image = testbed("REDIS_IMAGE");
             let script = "echo 14 > /data/PG_VERSION";
-            docker(&["run", "--rm", "-v", &mount, &image, "sh", "-c", script]);
+            docker(&[
+                "run",
+                "--rm",
+                "--network",
+                "none",
+                "-v",
+                &mount,
+                &image,
+                "sh",
+                "-c",
+                script,
+            ]);
         },
         check: "volume",
         severity: "problem",
@@ -257,7 +279,7 @@ const FAULTS: &[Fault] = &[
                 bed,
                 "maxmemory-policy allkeys-lru",
                 "the-password-that-it-has",
-            )
+            );
         },
         check: "redis",
         severity: "problem",

@@ -1,6 +1,7 @@
 //! Faults of the host and the configuration.
 
 use super::bed::{Bed, Fault, Listener, Mounted, mode, prove};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 #[test]
@@ -304,7 +305,6 @@ fn flip_a_byte(bed: &mut Bed) {
         .unwrap_or_else(|| panic!("the real JAR is needed: {said}"));
     let copy = bed.path().join("flipped.jar");
     std::fs::copy(path, &copy).unwrap();
-    use std::os::unix::fs::FileExt;
     let file = std::fs::File::options()
         .read(true)
         .write(true)

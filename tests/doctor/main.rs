@@ -9,7 +9,8 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "tests may stop at the first surprise, their helpers too"
+    clippy::print_stdout,
+    reason = "tests may stop at the first surprise, their helpers too, and say what they saw"
 )]
 
 use std::collections::BTreeSet;

@@ -237,13 +237,10 @@ fn an_engine_that_is_not_there_is_mended_by_one_that_is() {
 #[test]
 fn a_container_on_the_port_is_stopped_by_the_remedy() {
     let bed = super::docker::bed();
-    let name = format!("k1doc{}stopped", std::process::id());
     let publish = format!("127.0.0.1:{}:80", bed.port);
     let image = super::docker::testbed("REDIS_IMAGE");
-    let run = [
-        "run", "-d", "--rm", "--name", &name, "-p", &publish, &image, "sleep", "600",
-    ];
-    succeed(Command::new("docker").args(run));
+    let command = ["sleep", "600"];
+    let name = super::docker::run(&bed, "other", &["-p", &publish], &image, &command);
     let taken = bed.doctor();
     let finding = taken.must_find("ports", &format!("is taken by container {name}"));
     let remedy = remedy_of(finding, "docker stop");

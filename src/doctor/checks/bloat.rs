@@ -1,7 +1,6 @@
 //! The tables that Conductor's queues churn hold rows, not the remains of rows.
 
-use super::quoted;
-use crate::adapters::postgres::quote_identifier;
+use super::{name_in_sql, quoted, target};
 use crate::doctor::{Check, Examined, Finding, Group, Looking, Patient};
 use crate::error::{Context, Result};
 use std::sync::Arc;
@@ -65,8 +64,8 @@ async fn look(patient: &Patient) -> Result<Examined> {
             .because("every look into the queue reads past the dead rows")
             .remedy(format!(
                 "psql {} -c {}",
-                quoted(&shown),
-                quoted(&format!("VACUUM (ANALYZE) {}", quote_identifier(&table)))
+                target(&shown),
+                quoted(&format!("VACUUM (ANALYZE) {}", name_in_sql(&table)))
             )),
         );
     }

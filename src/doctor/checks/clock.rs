@@ -1,8 +1,7 @@
 //! Host, containers and database agree on the time, and on the zone in which times without one are
 //! written.
 
-use super::quoted;
-use crate::adapters::postgres::quote_identifier;
+use super::{name_in_sql, quoted, target};
 use crate::doctor::{Check, Examined, Finding, Group, Looking, Patient};
 use crate::error::{Context, ErrorKind, Result};
 use crate::stack::docker::Service;
@@ -75,7 +74,7 @@ async fn of_database(patient: &Patient, examined: &mut Examined) -> Result<()> {
         let database = address.database().to_owned();
         let set = format!(
             "ALTER DATABASE {} SET timezone = 'UTC'",
-            quote_identifier(&database)
+            name_in_sql(&database)
         );
         examined.find(
             Finding::warning(format!(
@@ -87,7 +86,7 @@ async fn of_database(patient: &Patient, examined: &mut Examined) -> Result<()> {
             )
             .remedy(format!(
                 "psql {} -c {}",
-                quoted(address.shown()),
+                target(address.shown()),
                 quoted(&set)
             )),
         );

@@ -1,6 +1,6 @@
 //! Nothing of the stack is open to other hosts: Conductor has no login of its own.
 
-use super::quoted;
+use super::{quoted, target};
 use crate::adapters::port;
 use crate::doctor::{Check, Examined, Finding, Group, Looking, Patient};
 use crate::error::{Context, ErrorKind, Result};
@@ -126,7 +126,7 @@ async fn database(patient: &Patient, examined: &mut Examined) -> Result<usize> {
             .because("whoever reaches this host can try passwords at it")
             .remedy(format!(
                 "psql {} -c {}",
-                quoted(address.shown()),
+                target(address.shown()),
                 quoted(set)
             ))
             .remedy("sudo systemctl restart postgresql"),

@@ -35,7 +35,9 @@ mod volume;
 mod wraparound;
 
 use super::{Check, Examined, Looking, Patient};
+use crate::adapters::postgres::quote_identifier;
 use crate::error::{Context, Result};
+use crate::stack::docker::Secrets;
 use chrono::TimeDelta;
 use std::path::Path;
 use std::sync::Arc;
@@ -91,6 +93,13 @@ fn at_files(
     })
 }
 
+/// The passwords of tier 1, if all of them are there: those that are missing are made by a start,
+/// never by a look.
+fn secrets_in(folder: &Path) -> Result<Option<Secrets>> {
+    let all = Secrets::exist(folder) && folder.join("secrets/redis.conf").is_file();
+    all.then(|| Secrets::ensure(folder)).transpose()
+}
+
 /// A path as a word of a shell command.
 fn word(path: &Path) -> String {
     quoted(&path.display().to_string())
@@ -101,8 +110,27 @@ fn quoted(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%=".contains(c);
     if !text.is_empty() && text.chars().all(plain) {
         text.to_owned()
+    } else if text.contains('\'') && !text.contains(['"', '$', '`', '\\', '!']) {
+        format!("\"{text}\"")
     } else {
         format!("'{}'", text.replace('\'', "'\\''"))
+    }
+}
+
+/// A database's URL as a word of a command: without its password, which `psql` asks for or finds in
+/// the user's own file.
+fn target(shown: &str) -> String {
+    quoted(&shown.replacen(":***@", "@", 1))
+}
+
+/// A name in SQL, in quotes only where it needs them.
+fn name_in_sql(name: &str) -> String {
+    let plain = |c: char| c.is_ascii_lowercase() || c == '_';
+    let begins_well = name.starts_with(plain);
+    if begins_well && name.chars().all(|c| plain(c) || c.is_ascii_digit()) {
+        name.to_owned()
+    } else {
+        quote_identifier(name)
     }
 }
 
@@ -114,8 +142,10 @@ fn size_of(bytes: u64) -> String {
         format!("{}.{} GiB", bytes / GIB, bytes % GIB * 10 / GIB)
     } else if bytes >= MIB {
         format!("{} MiB", bytes / MIB)
-    } else {
+    } else if bytes >= 1024 {
         format!("{} KiB", bytes / 1024)
+    } else {
+        format!("{bytes} bytes")
     }
 }
 
@@ -126,5 +156,21 @@ fn span(time: TimeDelta) -> String {
         0..60 => format!("{minutes} min"),
         60..2880 => format!("{} h", minutes / 60),
         _ => format!("{} days", minutes / 1440),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_quoted_as_a_shell_needs_it() {
+        assert_eq!(quoted("/a/b-1.tar"), "/a/b-1.tar");
+        assert_eq!(quoted("a b"), "'a b'");
+        assert_eq!(quoted("SET x = 'y'"), "\"SET x = 'y'\"");
+        assert_eq!(quoted("it's $5"), "'it'\\''s $5'");
+        assert_eq!(quoted(""), "''");
+        assert_eq!(name_in_sql("queue_message"), "queue_message");
+        assert_eq!(name_in_sql("My db"), "\"My db\"");
     }
 }

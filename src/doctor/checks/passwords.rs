@@ -1,6 +1,6 @@
 //! No password of the stack is one that everybody tries first.
 
-use super::word;
+use super::{secrets_in, word};
 use crate::doctor::{Check, Examined, Finding, Group, Looking, Patient};
 use crate::error::Result;
 use crate::stack::docker::Secrets;
@@ -91,9 +91,8 @@ async fn look(patient: &Patient) -> Result<Examined> {
         }
     }
     let folder = patient.stack.docker_folder();
-    if Secrets::exist(&folder) {
+    if let Some(secrets) = secrets_in(&folder)? {
         looked_at += 1;
-        let secrets = Secrets::ensure(&folder)?;
         if !patient.stack.is_in_docker()?
             && let Some(why) = weak(secrets.postgres.expose(), "conductor")
         {

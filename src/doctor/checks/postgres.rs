@@ -1,7 +1,7 @@
 //! The stack's `PostgreSQL` can be reached, lets this login in, has the database, and is no version
 //! that this k1ops was never run on.
 
-use super::quoted;
+use super::{quoted, target};
 use crate::adapters::port;
 use crate::adapters::postgres::{Address, server_message};
 use crate::doctor::{Check, Examined, Finding, Group, Looking, Patient};
@@ -56,8 +56,8 @@ async fn look(patient: &Patient) -> Result<Examined> {
     let row = session
         .query_one(
             "SELECT current_setting('server_version'), current_setting('server_version_num')::int \
-             / 10000, pg_is_in_recovery(), (SELECT count(*) FROM pg_stat_activity \
-             WHERE backend_type = 'client backend'), current_setting('max_connections')::bigint",
+             / 10000, pg_is_in_recovery(), (SELECT sum(numbackends)::bigint \
+             FROM pg_stat_database), current_setting('max_connections')::bigint",
             &[],
         )
         .await
@@ -81,7 +81,7 @@ async fn look(patient: &Patient) -> Result<Examined> {
             .advise("Let database.url name the primary, or promote this server.")
             .remedy(format!(
                 "psql {} -c 'SELECT pg_promote()'",
-                quoted(address.shown())
+                target(address.shown())
             )),
         );
     }
@@ -100,7 +100,7 @@ async fn look(patient: &Patient) -> Result<Examined> {
             .remedy(format!(
                 "psql {} -c 'SELECT usename, application_name, count(*) FROM pg_stat_activity \
                      GROUP BY 1, 2 ORDER BY 3 DESC'",
-                quoted(address.shown())
+                target(address.shown())
             )),
         );
     }
@@ -145,9 +145,7 @@ fn explained(patient: &Patient, address: &Address, error: &Error) -> Finding {
         return finding
             .seen(place)
             .because("the server has another password for this user, or does not know it")
-            .remedy(format!(
-                "psql {server} -U postgres -c '\\password {user}'    # or correct the configured one"
-            ));
+            .remedy(format!("psql {server} -U postgres -c '\\password {user}'"));
     }
     if said.contains("does not answer") {
         let is_here = host == "127.0.0.1" || host == "localhost" || Path::new(&host).is_absolute();

@@ -1,15 +1,16 @@
 //! Redis answers, takes the stack's password, keeps its locks, and can save them.
 
+use super::secrets_in;
 use crate::adapters::redis;
 use crate::doctor::{Check, Examined, Finding, Group, Looking, Patient};
 use crate::error::{ErrorKind, Result};
 use crate::stack::Tier;
-use crate::stack::docker::{Secrets, Service};
+use crate::stack::docker::Service;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How long Redis may take to answer.
-const ANSWER: Duration = Duration::from_secs(2);
+const ANSWER: Duration = Duration::from_secs(5);
 
 pub(super) struct Redis;
 
@@ -20,6 +21,11 @@ impl Check for Redis {
 
     fn group(&self) -> Group {
         Group::Database
+    }
+
+    /// Its own time comes after that of the engine, which is asked first.
+    fn limit(&self) -> Duration {
+        ANSWER * 3
     }
 
     fn examine(&self, patient: Arc<Patient>) -> Looking {
@@ -38,10 +44,8 @@ async fn look(patient: &Patient) -> Result<Examined> {
     }
     let deployment = patient.deployment()?;
     let port = deployment.settings.port(Service::Redis).unwrap_or(6379);
-    let password = Secrets::exist(&deployment.folder)
-        .then(|| Secrets::ensure(&deployment.folder))
-        .transpose()?;
-    let password = password.as_ref().map(|secrets| secrets.redis.expose());
+    let secrets = secrets_in(&deployment.folder)?;
+    let password = secrets.as_ref().map(|secrets| secrets.redis.expose());
     let about = match redis::ask(port, password, ANSWER).await {
         Ok(about) => about,
         Err(error) => {

@@ -1,6 +1,6 @@
 //! No replication slot is left behind that makes the server keep its log for nobody.
 
-use super::{quoted, size_of};
+use super::{quoted, size_of, target};
 use crate::adapters::postgres::quote_literal;
 use crate::doctor::{Check, Examined, Finding, Group, Looking, Patient, Severity};
 use crate::error::{Context, ErrorKind, Result};
@@ -63,7 +63,7 @@ async fn look(patient: &Patient) -> Result<Examined> {
             ))
             .because("the server keeps its log for it until the disk is full")
             .advise("Drop it, unless a replica that is switched off will come back for it.")
-            .remedy(format!("psql {} -c {}", quoted(&shown), quoted(&drop))),
+            .remedy(format!("psql {} -c {}", target(&shown), quoted(&drop))),
         );
     }
     Ok(examined)

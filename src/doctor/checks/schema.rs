@@ -1,6 +1,6 @@
 //! The schemas in the database are those that the server and this k1ops were made for.
 
-use super::quoted;
+use super::target;
 use crate::doctor::{Check, Examined, Finding, Group, Looking, Patient, Severity};
 use crate::error::{Context, ErrorKind, Result};
 use crate::store::{Place, Store, latest_version};
@@ -68,7 +68,7 @@ async fn conductors(patient: &Patient, examined: &mut Examined) -> Result<()> {
             .remedy("k1ops restore latest")
             .remedy(format!(
                 "psql {} -c 'DELETE FROM flyway_schema_history WHERE NOT success' && k1ops start",
-                quoted(&shown)
+                target(&shown)
             )),
         );
     }

@@ -40,7 +40,7 @@ async fn look(patient: &Patient) -> Result<Examined> {
     }
     let url = patient.stack.config.database.url.expose();
     let verified = url.contains("sslmode=verify") || url.contains("sslrootcert=");
-    let shown = patient.database()?.shown().to_owned();
+    let shown = patient.database()?.shown().replacen(":***@", "@", 1);
     let joined = if shown.contains('?') { '&' } else { '?' };
     Ok(if !encrypted {
         Finding::warning(format!("PostgreSQL at {server} is spoken to without encryption"))

@@ -31,6 +31,10 @@ async fn look(patient: &Patient) -> Result<Examined> {
             "only tier 1 keeps its database in a volume",
         ));
     }
+    if patient.service_runs(Service::Postgres).await {
+        // To look into a volume takes a container; a server that runs has found it to fit.
+        return Ok(Examined::well("the server that runs has taken its volume"));
+    }
     let Some(engine) = patient.engine_soon().await else {
         return Ok(Examined::skipped("there is no engine to ask"));
     };
