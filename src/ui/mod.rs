@@ -2,11 +2,13 @@
 //! go to standard error. With `--json`, standard output carries exactly one object.
 
 mod format;
+mod output;
 mod progress;
 mod table;
 
-pub use format::{bytes, count, duration, rate, time};
-pub use table::Table;
+pub use format::{bytes, count, duration, minute, number, printable, rate, sparkline, time};
+pub use output::Output;
+pub use table::{Table, terminal_width};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
@@ -197,6 +199,13 @@ impl Ui {
         let text = serde_json::to_string_pretty(value)
             .map_err(|e| Error::failed("the result cannot be written as JSON").because(e))?;
         self.out(&format!("{text}\n"))
+    }
+
+    /// A long answer, which takes the place of the progress that was shown.
+    #[must_use]
+    pub fn output(&self) -> Output {
+        self.0.progress.clear();
+        Output::default()
     }
 
     /// Text on standard output as it is. A reader that went away is no error.
