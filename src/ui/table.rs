@@ -1,9 +1,12 @@
 //! Tables for people: aligned columns that fit the terminal.
 
-use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Row, presets};
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Row, Width, presets};
 
 /// What stands for the rest of a value that is cut off.
 const CUT: &str = "…";
+
+/// The space after each column of a table whose values are cut.
+const GAP: u16 = 2;
 
 /// A table with headings; numbers are right-aligned.
 #[derive(Debug)]
@@ -33,26 +36,26 @@ impl Table {
         Self(table, Fit::Wrap)
     }
 
-    /// Cuts values instead of wrapping them, a line a row; the columns at these positions give way
-    /// and no other. `width` is what there is, if it is limited.
+    /// Cuts values instead of wrapping them, a line a row. `widths` are those of the columns; none
+    /// where nothing limits them.
     #[must_use]
-    pub fn cut(mut self, giving_way: &[usize], width: Option<u16>) -> Self {
+    pub fn cut(mut self, widths: Option<&[u16]>) -> Self {
         self.1 = Fit::Cut;
         self.0.set_truncation_indicator(CUT);
         // Words are not kept together: as much of a value is shown as fits.
         self.0.set_delimiter('\0');
-        match width {
-            Some(width) => {
-                self.0.set_width(width);
-            }
-            None => {
-                self.0.set_content_arrangement(ContentArrangement::Disabled);
-            }
+        if let Some(mut heading) = self.0.header().cloned() {
+            heading.max_height(1);
+            self.0.set_header(heading);
+        }
+        if widths.is_none() {
+            self.0.set_content_arrangement(ContentArrangement::Disabled);
         }
         for (position, column) in self.0.column_iter_mut().enumerate() {
-            column.set_padding((0, 2));
-            if !giving_way.contains(&position) {
-                column.set_constraint(ColumnConstraint::ContentWidth);
+            column.set_padding((0, GAP));
+            if let Some(width) = widths.and_then(|widths| widths.get(position)) {
+                let width = Width::Fixed(width.saturating_add(GAP));
+                column.set_constraint(ColumnConstraint::Absolute(width));
             }
         }
         self

@@ -27,6 +27,7 @@ pub(super) fn page(
         columns,
         rows,
         views: views(frame.question, columns),
+        noun: frame.rows,
     };
     let page = html! {
         (DOCTYPE)
@@ -74,6 +75,8 @@ struct Answer<'a> {
     columns: &'a [Column],
     rows: &'a [Vec<Cell>],
     views: Vec<View>,
+    /// What a row is.
+    noun: &'static str,
 }
 
 /// One bar of a chart.
@@ -117,10 +120,9 @@ impl Answer<'_> {
             )
         };
         let with = |name: &str, text: &str| self.having(name, &Cell::Text(text.to_owned()));
-        let mut cards: Vec<(&str, String)> = vec![("rows", self.rows.len().to_string())];
+        let mut cards: Vec<(&str, String)> = vec![(self.noun, self.rows.len().to_string())];
         match self.question {
             Some(Question::Summary) => {
-                cards[0].0 = "workflows";
                 cards.push(("tasks completed", of("completed_tasks", "total_tasks")));
                 cards.push((
                     "gates passed",
@@ -194,11 +196,8 @@ impl Answer<'_> {
         } else {
             Style::Number
         };
-        let failed = ["failed_tasks", "failed"];
         let class = |row: &[Cell]| {
-            let bad = failed
-                .iter()
-                .any(|name| self.number(row, name).is_some_and(|n| n > 0.0));
+            let bad = self.number(row, "failed_tasks").is_some_and(|n| n > 0.0);
             match self.cell(row, "status") {
                 Cell::Text(status) if status.starts_with("FAILED") || status == "TIMED_OUT" => {
                     "fill-bad"

@@ -295,14 +295,9 @@ impl Query<'_> {
         }
         let ui = &self.context.ui;
         let mut output = ui.output();
-        let written = self
+        let (shown, truncated) = self
             .print(&mut rows, frame, |text| output.write(text))
-            .await;
-        let (shown, truncated) = match written {
-            // With --json the error is the one object, as long as nothing was written yet.
-            Err(error) => return Err(error),
-            Ok(counts) => counts,
-        };
+            .await?;
         output.flush()?;
         if truncated {
             ui.say(&format!(

@@ -306,50 +306,104 @@ pub(super) fn table(
         .iter()
         .map(|row| views.iter().map(|view| view.show(row)).collect())
         .collect();
-    let kept = kept(views, &shown, width);
-    let headings: Vec<&str> = kept.iter().map(|at| views[*at].heading.as_str()).collect();
-    let positions = |wanted: &dyn Fn(&View) -> bool| -> Vec<usize> {
-        let chosen = kept
-            .iter()
-            .enumerate()
-            .filter(|(_, at)| wanted(&views[**at]));
-        chosen.map(|(position, _)| position).collect()
+    let needs = Needs::of(views, &shown);
+    let kept = match width {
+        Some(width) => needs.kept(views, usize::from(width)),
+        None => (0..views.len()).collect(),
     };
-    let numbers = positions(&View::is_number);
-    let giving_way = positions(&View::gives_way);
+    let widths = width.map(|width| needs.divide(&kept, usize::from(width)));
+    let own = views.iter().all(|view| view.style == Style::Any);
+    if own && widths.as_ref().is_some_and(Option::is_none) {
+        return records(views, &shown);
+    }
+    let headings: Vec<&str> = kept.iter().map(|at| views[*at].heading.as_str()).collect();
+    let numbers: Vec<usize> = (0..kept.len())
+        .filter(|position| views[kept[*position]].is_number())
+        .collect();
     let mut table = ui::Table::new(&headings)
         .numbers(&numbers)
-        .cut(&giving_way, width);
+        .cut(widths.flatten().as_deref());
     for row in &shown {
         table.row(kept.iter().map(|at| paint(&row[*at])));
     }
     table.render()
 }
 
-/// The positions of the columns that there is room for.
-fn kept(views: &[View], rows: &[Vec<Shown>], width: Option<u16>) -> Vec<usize> {
-    let mut kept: Vec<usize> = (0..views.len()).collect();
-    let Some(width) = width.map(usize::from) else {
-        return kept;
-    };
-    let wide = |text: &str| unicode_width::UnicodeWidthStr::width(text);
-    let needs = |at: usize| {
-        let values = rows.iter().map(|row| wide(&row[at].text));
-        let widest = values.max().unwrap_or(0).max(wide(&views[at].heading));
-        if views[at].gives_way() {
-            widest.min(NARROWEST.max(wide(&views[at].heading)))
-        } else {
-            widest
+/// Rows that have too many columns for the terminal: a line a value.
+fn records(views: &[View], rows: &[Vec<Shown>]) -> String {
+    let widest = views.iter().map(|view| wide(&view.heading)).max();
+    let widest = widest.unwrap_or(0);
+    let mut text = String::new();
+    for row in rows {
+        for (view, shown) in views.iter().zip(row) {
+            let space = " ".repeat(widest - wide(&view.heading) + GAP);
+            text.push_str(&format!("{}{space}{}\n", view.heading, shown.text));
         }
-    };
-    while kept.iter().map(|at| needs(*at) + GAP).sum::<usize>() > width + GAP {
-        let least = kept.iter().copied().max_by_key(|at| views[*at].rank);
-        match least.filter(|at| views[*at].rank > 0) {
-            Some(least) => kept.retain(|at| *at != least),
-            None => break,
-        }
+        text.push('\n');
     }
-    kept
+    text
+}
+
+fn wide(text: &str) -> usize {
+    unicode_width::UnicodeWidthStr::width(text)
+}
+
+/// How wide each column wants to be, and must be at least.
+struct Needs(Vec<(usize, usize)>);
+
+impl Needs {
+    fn of(views: &[View], rows: &[Vec<Shown>]) -> Self {
+        let need = |(at, view): (usize, &View)| {
+            let heading = wide(&view.heading);
+            let values = rows.iter().map(|row| wide(&row[at].text));
+            let widest = values.max().unwrap_or(0).max(heading);
+            let least = if view.gives_way() {
+                widest.min(NARROWEST.max(heading))
+            } else {
+                widest
+            };
+            (widest, least)
+        };
+        Self(views.iter().enumerate().map(need).collect())
+    }
+
+    fn least(&self, kept: &[usize]) -> usize {
+        let columns: usize = kept.iter().map(|at| self.0[*at].1 + GAP).sum();
+        columns.saturating_sub(GAP)
+    }
+
+    /// The positions of the columns that there is room for.
+    fn kept(&self, views: &[View], width: usize) -> Vec<usize> {
+        let mut kept: Vec<usize> = (0..views.len()).collect();
+        while self.least(&kept) > width {
+            let least = kept.iter().copied().max_by_key(|at| views[*at].rank);
+            match least.filter(|at| views[*at].rank > 0) {
+                Some(least) => kept.retain(|at| *at != least),
+                None => break,
+            }
+        }
+        kept
+    }
+
+    /// The columns' widths: what is left over goes, bit by bit, to those that want more. `None` if
+    /// there is no room.
+    fn divide(&self, kept: &[usize], width: usize) -> Option<Vec<u16>> {
+        let mut left = width.checked_sub(self.least(kept))?;
+        let mut widths: Vec<usize> = kept.iter().map(|at| self.0[*at].1).collect();
+        while left > 0 {
+            let wanting: Vec<usize> = (0..kept.len())
+                .filter(|n| widths[*n] < self.0[kept[*n]].0)
+                .collect();
+            if wanting.is_empty() {
+                break;
+            }
+            for n in wanting.into_iter().take(left) {
+                widths[n] += 1;
+                left -= 1;
+            }
+        }
+        widths.into_iter().map(|w| u16::try_from(w).ok()).collect()
+    }
 }
 
 #[cfg(test)]

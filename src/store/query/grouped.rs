@@ -152,10 +152,32 @@ impl<'a> Groups<'a> {
         self.connection.fetch_again(query, &self.statements).await
     }
 
+    /// How the database would find the groups, a percentile of the first, and its trend.
+    pub(super) async fn plans(mut self) -> Result<Vec<Vec<String>>> {
+        let mut queries = vec![self.plan.groups.clone()];
+        if let Some(row) = self.found.next() {
+            let group = Group::of(&row, &self.plan.grouping);
+            let position = Position::of(PERCENTILES[0], group.count);
+            queries.extend(position.map(|position| self.percentile_query(&group, &position)));
+            queries.extend(self.trend_query(&group));
+        }
+        let mut plans = Vec::new();
+        for query in queries {
+            plans.push(self.connection.explain(query).await?);
+        }
+        Ok(plans)
+    }
+
     async fn percentile(&self, group: &Group, share: f64) -> Result<Cell> {
         let Some(position) = Position::of(share, group.count) else {
             return Ok(Cell::Null);
         };
+        let query = self.percentile_query(group, &position);
+        let found = numbers(self.fetch(query).await?);
+        Ok(position.between(&found).map_or(Cell::Null, Cell::Number))
+    }
+
+    fn percentile_query(&self, group: &Group, position: &Position) -> Query {
         let grouping = &self.plan.grouping;
         let value = &grouping.value;
         let mut conditions = group.conditions(&self.plan);
@@ -164,23 +186,31 @@ impl<'a> Groups<'a> {
         let direction = if position.from_the_end { "DESC" } else { "ASC" };
         let tail = format!("\nORDER BY {value} {direction} LIMIT 2 OFFSET {offset}");
         let column = (Column::new("value", grouping.kind), value.clone());
-        let query = select(
+        select(
             conditions.dialect,
             &[column],
             &grouping.subject.from,
             &conditions,
             &tail,
-        );
-        let found = numbers(self.fetch(query).await?);
-        Ok(position.between(&found).map_or(Cell::Null, Cell::Number))
+        )
     }
 
     async fn trend(&self, group: &Group) -> Result<Cell> {
-        let (Some(first), Some(last)) = (group.first, group.last) else {
+        let Some(query) = self.trend_query(group) else {
             return Ok(Cell::Null);
         };
+        let rows = self.fetch(query).await?;
+        let spans = rows.into_iter().map(|row| match row.last() {
+            Some(Cell::Number(n)) => Some(twelve_digits(*n)),
+            _ => None,
+        });
+        Ok(Cell::Trend(spans.collect()))
+    }
+
+    fn trend_query(&self, group: &Group) -> Option<Query> {
+        let (first, last) = (group.first?, group.last?);
         if group.count == 0 {
-            return Ok(Cell::Null);
+            return None;
         }
         let grouping = &self.plan.grouping;
         let time = grouping.subject.time;
@@ -205,20 +235,14 @@ impl<'a> Groups<'a> {
                 )
             })
             .collect();
-        let query = Query {
+        Some(Query {
             text: format!("{}\nORDER BY 1", spans.join("\nUNION ALL\n")),
             values: conditions.values,
             columns: vec![
                 Column::new("span", Kind::Count),
                 Column::new("average", grouping.kind),
             ],
-        };
-        let rows = self.fetch(query).await?;
-        let spans = rows.into_iter().map(|row| match row.last() {
-            Some(Cell::Number(n)) => Some(twelve_digits(*n)),
-            _ => None,
-        });
-        Ok(Cell::Trend(spans.collect()))
+        })
     }
 
     async fn newest(&self, group: &Group) -> Result<Option<Cell>> {

@@ -243,6 +243,17 @@ impl Store {
         }
     }
 
+    /// How the database would answer a question that has groups: a list of steps for finding them,
+    /// for a percentile of the first one, and for its trend. Nothing for other questions.
+    pub async fn plans(&self, ask: &Ask) -> Result<Vec<Vec<String>>> {
+        let connection = Connection(&self.0);
+        connection.begin(None, false).await?;
+        match questions::plan(ask, connection.dialect())? {
+            questions::Plan::Rows(_) => Ok(Vec::new()),
+            questions::Plan::Groups(plan) => Groups::open(connection, plan).await?.plans().await,
+        }
+    }
+
     /// Answers one statement of the user's own, which the server itself keeps from writing.
     pub async fn ask_sql(&self, sql: &str, timeout: Option<Duration>) -> Result<Rows<'_>> {
         if sql.contains('\0') {

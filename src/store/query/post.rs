@@ -24,6 +24,36 @@ const LOCKED: Duration = Duration::from_secs(15);
 #[derive(Debug, Default)]
 pub(super) struct Statements(Mutex<HashMap<String, Statement>>);
 
+impl Connection<'_> {
+    /// How the database would go about a statement, a line a step.
+    pub(super) async fn explain(self, query: Query) -> Result<Vec<String>> {
+        let verb = match self.0 {
+            Backend::Postgres(_) => "EXPLAIN",
+            Backend::Sqlite(_) => "EXPLAIN QUERY PLAN",
+        };
+        let columns = match self.0 {
+            Backend::Postgres(_) => vec![Column::new("plan", Kind::Text)],
+            Backend::Sqlite(_) => ["id", "parent", "unused", "plan"]
+                .map(|name| Column::new(name, Kind::Any))
+                .to_vec(),
+        };
+        let query = Query {
+            text: format!("{verb} {}", query.text),
+            columns,
+            ..query
+        };
+        let lines = self
+            .fetch(query)
+            .await?
+            .into_iter()
+            .filter_map(|mut row| match row.pop() {
+                Some(Cell::Text(line)) => Some(line),
+                _ => None,
+            });
+        Ok(lines.collect())
+    }
+}
+
 /// Rows on their way.
 pub(super) struct Stream<'a> {
     store: &'a PostgresStore,
@@ -50,7 +80,10 @@ pub(super) async fn begin(
     guarded: bool,
 ) -> Result<()> {
     let millis = |d: Duration| d.as_millis().clamp(1, 2_147_483_647);
-    let wait = millis(timeout.map_or(LOCKED, |t| t.min(LOCKED)));
+    let wait = millis(
+        // Before the answer takes too long, so that the reason is named.
+        timeout.map_or(LOCKED, |t| (t / 2).min(LOCKED)),
+    );
     // Compiling takes longer than these statements do.
     let mut sql = format!(
         "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL jit = off;
@@ -260,14 +293,19 @@ fn wrong(store: &PostgresStore, sql: &str, error: tokio_postgres::Error) -> Erro
         return failed(store, error);
     };
     let said = server_message(&error);
-    if code == SqlState::READ_ONLY_SQL_TRANSACTION {
+    if code == SqlState::INSUFFICIENT_PRIVILEGE {
+        return Error::refused("the statement needs a right that it does not have")
+            .because(said)
+            .hint("`k1ops query sql` reads only, and without a superuser's rights.");
+    }
+    // Class 25: it would write, or change the transaction that keeps it from writing.
+    if code.code().starts_with("25") {
         return Error::refused("the statement would change the database")
             .because(said)
             .hint("`k1ops query sql` reads only; use psql to change something.");
     }
-    // Classes: 0A not supported, 21 cardinality, 22 data, 25 transaction, 42 syntax and names.
-    let theirs = matches!(&code.code()[..2], "0A" | "21" | "22" | "25" | "42");
-    if theirs && code != SqlState::INSUFFICIENT_PRIVILEGE {
+    // Classes: 0A not supported, 21 cardinality, 22 data, 42 syntax and names.
+    if matches!(&code.code()[..2], "0A" | "21" | "22" | "42") {
         let message = match position(&error, sql) {
             Some(place) => format!("the statement is wrong {place}"),
             None => "the statement is wrong".to_owned(),
