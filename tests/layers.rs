@@ -71,7 +71,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("repository", &["archive", "stack", "adapters"]),
     ("stack", &["conductor", "adapters"]),
-    ("store", &["stack", "adapters"]),
+    ("store", &["archive", "stack", "adapters"]),
     ("archive", &["adapters"]),
     ("conductor", &["adapters"]),
     ("adapters", &[]),

@@ -35,9 +35,9 @@ macro_rules! migrations {
 }
 
 pub(super) const POSTGRES: &[Migration] =
-    migrations!("postgres": 1 "tables", 2 "indexes", 3 "summary_view");
+    migrations!("postgres": 1 "tables", 2 "indexes", 3 "summary_view", 4 "metric_statistics");
 pub(super) const SQLITE: &[Migration] =
-    migrations!("sqlite": 1 "tables", 2 "indexes", 3 "summary_view");
+    migrations!("sqlite": 1 "tables", 2 "indexes", 3 "summary_view", 4 "metric_statistics");
 
 /// The schema version that this k1ops writes and reads.
 #[must_use]

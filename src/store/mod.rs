@@ -8,6 +8,7 @@
 mod migrations;
 mod model;
 mod postgres;
+pub mod query;
 mod sqlite;
 
 pub use migrations::latest_version;

@@ -41,8 +41,8 @@ LIMIT $5::bigint";
 
 #[derive(Debug)]
 pub(super) struct PostgresStore {
-    session: Session,
-    shown: String,
+    pub(super) session: Session,
+    pub(super) shown: String,
 }
 
 impl PostgresStore {
@@ -348,7 +348,7 @@ fn summary(row: &Row) -> Result<WorkflowSummary, tokio_postgres::Error> {
 }
 
 /// The store at `shown` cannot `do_what`, and why.
-fn explain(shown: &str, do_what: &str, error: tokio_postgres::Error) -> Error {
+pub(super) fn explain(shown: &str, do_what: &str, error: tokio_postgres::Error) -> Error {
     let what = format!("K1 store {shown} cannot {do_what}");
     let Some(code) = error.code() else {
         let kind = if error.is_closed() {

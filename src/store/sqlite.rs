@@ -40,8 +40,8 @@ LIMIT ?5";
 
 #[derive(Debug, Clone)]
 pub(super) struct SqliteStore {
-    connection: Arc<Mutex<Connection>>,
-    shown: String,
+    pub(super) connection: Arc<Mutex<Connection>>,
+    pub(super) shown: String,
 }
 
 impl SqliteStore {
@@ -289,6 +289,16 @@ fn apply(connection: &Connection, migration: &Migration) -> rusqlite::Result<()>
     Ok(())
 }
 
+/// Makes the tables in a new file, and nothing else yet: rows that are loaded before there are
+/// indexes are loaded faster. Opening the store later does the rest.
+pub(super) fn create_tables(connection: &Connection, shown: &str) -> Result<()> {
+    let first = SQLITE.first().into_iter();
+    for migration in first {
+        apply(connection, migration).map_err(|e| explain(shown, "be made", e))?;
+    }
+    Ok(())
+}
+
 fn read_schema(connection: &Connection, shown: &str) -> Result<Schema> {
     let cannot = |e| explain(shown, "be inspected", e);
     // Not table_exists(): it answers from the connection's cached schema, which may be older than
@@ -390,7 +400,7 @@ fn text(moment: DateTime<Utc>) -> String {
     moment.format(MOMENT).to_string()
 }
 
-fn moment(text: &str) -> Option<DateTime<Utc>> {
+pub(super) fn moment(text: &str) -> Option<DateTime<Utc>> {
     let naive = NaiveDateTime::parse_from_str(text, MOMENT).ok()?;
     Some(naive.and_utc())
 }
@@ -400,7 +410,7 @@ fn json(value: Option<&Value>) -> Option<String> {
 }
 
 /// The store at `shown` cannot `do_what`, and why.
-fn explain(shown: &str, do_what: &str, error: rusqlite::Error) -> Error {
+pub(super) fn explain(shown: &str, do_what: &str, error: rusqlite::Error) -> Error {
     let kind = adapter::kind_of(&error);
     let explained = Error::new(kind, format!("K1 store {shown} cannot {do_what}")).because(error);
     match kind {

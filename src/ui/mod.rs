@@ -2,13 +2,15 @@
 //! go to standard error. With `--json`, standard output carries exactly one object.
 
 mod format;
+mod output;
 mod progress;
 mod sections;
 mod table;
 
-pub use format::{bytes, count, duration, rate, time};
+pub use format::{bytes, count, duration, minute, number, printable, rate, sparkline, time};
+pub use output::Output;
 pub use sections::{Entry, Remark, Section};
-pub use table::Table;
+pub use table::{Table, terminal_width};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
@@ -205,6 +207,13 @@ impl Ui {
         let text = serde_json::to_string_pretty(value)
             .map_err(|e| Error::failed("the result cannot be written as JSON").because(e))?;
         self.out(&format!("{text}\n"))
+    }
+
+    /// A long answer, which takes the place of the progress that was shown.
+    #[must_use]
+    pub fn output(&self) -> Output {
+        self.0.progress.clear();
+        Output::default()
     }
 
     /// Text on standard output as it is. A reader that went away is no error.
