@@ -19,11 +19,13 @@ pub(crate) const TABLES: [&str; 4] = [
 ];
 
 /// What [`Bed::indexed`] says of a store that is up to date.
-pub(crate) const INDEXED: [&str; 13] = [
+pub(crate) const INDEXED: [&str; 15] = [
     "k1_agent_executions.started_at",
     "k1_agent_executions.status",
     "k1_agent_executions.task_id",
     "k1_agent_executions.workflow_id",
+    "k1_execution_metrics.metric_name",
+    "k1_execution_metrics.metric_name",
     "k1_execution_metrics.metric_name",
     "k1_execution_metrics.recorded_at",
     "k1_execution_metrics.task_id",
@@ -106,7 +108,7 @@ impl Bed {
         })
     }
 
-    /// `table.column` of every index that is not there for a constraint, sorted.
+    /// `table.column` of the first column of every index that is not there for a constraint.
     pub(crate) fn indexed(&self) -> Vec<String> {
         self.column(match self {
             Self::Postgres(_) => {
@@ -119,7 +121,7 @@ impl Bed {
             Self::Sqlite(_) => {
                 "SELECT l.name || '.' || c.name
                 FROM sqlite_schema l, pragma_index_list(l.name) i, pragma_index_info(i.name) c
-                WHERE l.type = 'table' AND i.origin = 'c' ORDER BY 1"
+                WHERE l.type = 'table' AND i.origin = 'c' AND c.seqno = 0 ORDER BY 1"
             }
         })
     }

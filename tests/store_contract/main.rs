@@ -30,6 +30,7 @@ pub(crate) use contracts;
 mod bed;
 mod generated;
 mod opening;
+mod questions;
 mod recording;
 mod sqlite;
 #[path = "../support/mod.rs"]

@@ -79,7 +79,7 @@ async fn a_store_that_is_behind_is_brought_up_to_date_and_says_so(bed: Bed) {
     assert_eq!(bed.indexed(), INDEXED, "no index is made twice");
     let notes = notes.lock().unwrap();
     assert_eq!(notes.len(), 1);
-    assert!(notes[0].contains("from schema version 1 to 3"), "{notes:?}");
+    assert!(notes[0].contains("from schema version 1 to 4"), "{notes:?}");
 }
 
 async fn eight_opens_at_once_make_one_store(bed: Bed) {
@@ -106,7 +106,7 @@ async fn eight_opens_at_once_make_one_store(bed: Bed) {
     assert_eq!(store.counts().await.unwrap().workflows, 8);
     assert_eq!(
         bed.column("SELECT version FROM k1_schema_migrations ORDER BY version"),
-        ["1", "2", "3"]
+        ["1", "2", "3", "4"]
     );
     assert_eq!(bed.indexed(), INDEXED);
 }
