@@ -382,8 +382,8 @@ fn planted_violations_are_found() {
         ),
         (
             "store/a.rs",
-            "use super::super::archive as other;",
-            "store may not use archive",
+            "use super::super::repository as other;",
+            "store may not use repository",
         ),
         (
             "store/a.rs",

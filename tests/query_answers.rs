@@ -158,8 +158,8 @@ fn spelling(text: &str) -> String {
         return moment.to_string();
     }
     match text {
-        "t" | "true" => return "1".to_owned(),
-        "f" | "false" => return "0".to_owned(),
+        "t" | "true" => return spelling("1"),
+        "f" | "false" => return spelling("0"),
         _ => {}
     }
     if let Ok(number) = text.parse::<f64>() {
@@ -247,7 +247,7 @@ fn an_archive_answers_as_the_store_does_and_leaves_nothing_behind() {
                 .clone();
             let mut found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
             let store = found["store"].take();
-            assert!(store.as_str().unwrap().ends_with(".tar"), "{store}");
+            assert!(store.as_str().unwrap().contains(".tar"), "{store}");
             expected["store"].take();
             assert_eq!(found, expected, "{question:?}");
         }

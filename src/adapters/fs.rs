@@ -49,7 +49,11 @@ pub fn rename_durably(from: &Path, to: &Path) -> Result<()> {
 /// Writes `contents` to `path` so that readers see the old file or the new one, never a part;
 /// mode 0600.
 pub fn write_atomically(path: &Path, contents: &[u8]) -> Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
+    // The parent of a bare name is empty.
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
     create_private_folder(folder)?;
     let cannot = || format!("{} cannot be written", path.display());
     let mut file = tempfile::Builder::new()

@@ -240,6 +240,9 @@ async fn an_unknown_column_to_sort_by_is_wrong_usage(bed: Bed) {
     assert!(error.hint_text().unwrap().contains("duration_seconds"));
 }
 
+/// Its task, when it began, and how it ended if it did.
+type Run = (String, i64, Option<(i64, AgentStatus)>);
+
 /// What is recorded for one workflow: metrics, gates and executions, by few enough names that they
 /// meet.
 #[derive(Debug, Clone)]
@@ -247,7 +250,7 @@ struct Recorded {
     source: String,
     metrics: Vec<(Option<String>, String, Option<f64>, i64)>,
     gates: Vec<(String, Option<f64>, bool, bool)>,
-    runs: Vec<(String, i64, Option<(i64, AgentStatus)>)>,
+    runs: Vec<Run>,
 }
 
 fn recorded() -> impl Strategy<Value = Recorded> {
