@@ -3,7 +3,7 @@
 use super::claim::Claim;
 use super::journal::{Action, Journal, Old, Phase, Replacement};
 use super::server::wait_for_others;
-use super::swap::{address, swap};
+use super::swap::{address, new_is_gone, nothing_moved, swap};
 use super::{crash, sqlite};
 use crate::adapters::fs::Lock;
 use crate::adapters::postgres::admin;
@@ -97,7 +97,7 @@ pub fn unfinished(stack: &Stack) -> Result<Option<Unfinished>> {
 ///
 /// Fails with [`crate::error::ErrorKind::Locked`] while a living run is at work.
 pub async fn recover(stack: &Stack, events: &Events) -> Result<Option<Recovered>> {
-    if Journal::unfinished(stack)?.is_none() {
+    if Journal::unfinished(stack)?.is_none() && Journal::leftovers(stack).is_empty() {
         return Ok(None);
     }
     let (_claim, recovered) = Claim::take_and_recover(stack, "recovery", events).await?;
@@ -111,6 +111,13 @@ pub(super) async fn finish(
     events: &Events,
 ) -> Result<Recovered> {
     let what = journal.describe();
+    if journal.phase == Phase::Swapping
+        && nothing_moved(stack, &journal).await?
+        && new_is_gone(stack, &journal).await?
+    {
+        // There is nothing to complete, and nothing that was lost.
+        journal.enter(Phase::Restoring, stack)?;
+    }
     let outcome = match journal.phase {
         Phase::Restoring => {
             abandon(stack, &mut journal).await?;
