@@ -126,14 +126,10 @@ fn strike(ground: &mut Ground, dice: &mut Dice, outcome: &mut Outcome) -> Held {
     let either = new.clone();
     check_archives(ground, &old, either.as_ref())?;
     finish(ground, dice, job, &old, new.as_ref(), &disturbed)?;
-    if !disturbed.hit && disturbed.ended.code() == Some(0) && damage_free(kind) {
+    if !disturbed.hit && disturbed.ended.code() == Some(0) && kind != Kind::DamagedArchive {
         ground.pace.insert(job.name(), disturbed.ended.took);
     }
     tidy(ground, dice)
-}
-
-fn damage_free(kind: Kind) -> bool {
-    kind != Kind::DamagedArchive
 }
 
 /// The next run just works, and what is there then is old or new.
@@ -268,7 +264,12 @@ fn check_end(ground: &Ground, kind: Kind, job: Job, disturbed: &Disturbed) -> He
             return Err(other("it panicked"));
         }
     }
-    let killed = disturbed.hit && matches!(kind, Kind::Kill | Kind::KillAtStep | Kind::KillTwice);
+    let killed = match kind {
+        Kind::Kill => disturbed.hit,
+        // The run died, whether or not its recovery was struck in time.
+        Kind::KillAtStep | Kind::KillTwice => disturbed.ended.signal() == Some(6),
+        _ => false,
+    };
     let code = disturbed.ended.code();
     let fits = match code {
         None => killed,
