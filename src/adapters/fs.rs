@@ -46,6 +46,16 @@ pub fn rename_durably(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
+/// How the name of a file begins while [`write_atomically`] writes it.
+const HALF_WRITTEN: &str = ".k1ops-";
+
+/// Whether [`write_atomically`] left this file behind when its process died, or is at work on it.
+#[must_use]
+pub fn is_half_written(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default();
+    name.to_string_lossy().starts_with(HALF_WRITTEN)
+}
+
 /// Writes `contents` to `path` so that readers see the old file or the new one, never a part;
 /// mode 0600.
 pub fn write_atomically(path: &Path, contents: &[u8]) -> Result<()> {
@@ -57,7 +67,7 @@ pub fn write_atomically(path: &Path, contents: &[u8]) -> Result<()> {
     create_private_folder(folder)?;
     let cannot = || format!("{} cannot be written", path.display());
     let mut file = tempfile::Builder::new()
-        .prefix(".k1ops-")
+        .prefix(HALF_WRITTEN)
         .tempfile_in(folder)
         .context(cannot)?;
     file.write_all(contents).context(cannot)?;

@@ -362,8 +362,47 @@ impl Manifest {
         if hex::encode(Sha256::digest(sealed.manifest.get())) != sealed.sha256 {
             return Err(damaged("does not match its own checksum"));
         }
-        serde_json::from_str(sealed.manifest.get())
-            .map_err(|e| damaged("is not of a form that this k1ops knows").because(e))
+        let manifest: Self = serde_json::from_str(sealed.manifest.get())
+            .map_err(|e| damaged("is not of a form that this k1ops knows").because(e))?;
+        if manifest.counts_fit().is_none() {
+            return Err(damaged("counts more than there can be"));
+        }
+        Ok(manifest)
+    }
+
+    /// Whether every sum that is made of the manifest's numbers fits; somebody else may have
+    /// written them.
+    fn counts_fit(&self) -> Option<()> {
+        fn sum(numbers: impl Iterator<Item = u64>) -> Option<u64> {
+            let mut sum = 0_u64;
+            for number in numbers {
+                sum = sum.checked_add(number)?;
+            }
+            Some(sum)
+        }
+        sum(self.members.iter().map(|m| m.raw_size))?;
+        sum(self.members.iter().filter_map(|m| Some(m.rows?.rows)))?;
+        let mut rows = 0_u64;
+        let mut pages = 0_u64;
+        for source in &self.sources {
+            let more = match source {
+                Source::Postgres(p) => sum(p.tables.iter().map(|t| t.digest.rows))?,
+                Source::Sqlite(s) => {
+                    let size = s.page_size.checked_mul(s.pages)?;
+                    // Room for the margin that is left free on a disk.
+                    pages = pages.checked_add(size)?;
+                    pages.checked_add(1 << 40)?;
+                    sum(s.tables.iter().map(|t| t.digest.rows))?
+                }
+                Source::Physical(p) => {
+                    sum(p.archives.iter().map(|a| a.size))?;
+                    0
+                }
+                Source::Volume(_) | Source::Config(_) => 0,
+            };
+            rows = rows.checked_add(more)?;
+        }
+        Some(())
     }
 
     /// The `PostgreSQL` database, if there is one.

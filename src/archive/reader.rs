@@ -211,6 +211,7 @@ fn find_manifest(file: &File, size: u64) -> Result<Option<(u64, u64)>> {
         offset -= BLOCK;
         if let Some(entry) = tape::entry_at(file, offset)?
             && entry.path == "manifest.json"
+            && entry.size <= end
             && offset + BLOCK + tape::padded(entry.size) == end
         {
             return Ok(Some((offset + BLOCK, entry.size)));

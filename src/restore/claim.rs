@@ -2,7 +2,7 @@
 
 use super::journal::Journal;
 use super::recover::{self, Recovered};
-use crate::adapters::fs::Lock;
+use crate::adapters::fs::{Lock, remove_if_there};
 use crate::error::{ErrorKind, Result};
 use crate::event::Events;
 use crate::stack::Stack;
@@ -41,6 +41,9 @@ impl Claim {
                 other => break other?,
             }
         };
+        for leftover in Journal::leftovers(stack) {
+            remove_if_there(&leftover)?;
+        }
         let recovered = match Journal::unfinished(stack)? {
             Some(journal) => Some(recover::finish(stack, journal, events).await?),
             None => None,

@@ -277,6 +277,18 @@ impl Journal {
         Ok(journals)
     }
 
+    /// Notes that were never finished being written: their run died over them.
+    #[must_use]
+    pub fn leftovers(stack: &Stack) -> Vec<PathBuf> {
+        let folders = std::fs::read_dir(stack.restores()).into_iter().flatten();
+        folders
+            .filter_map(|folder| std::fs::read_dir(folder.ok()?.path()).ok())
+            .flatten()
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| fs::is_half_written(path))
+            .collect()
+    }
+
     /// The note that a run left unfinished, if there is one. There can be only one: every run
     /// finishes what it finds before it begins.
     pub fn unfinished(stack: &Stack) -> Result<Option<Self>> {

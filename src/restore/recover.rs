@@ -4,7 +4,7 @@ use super::claim::Claim;
 use super::journal::{Action, Journal, Old, Phase, Replacement};
 use super::run::{lend, take_back};
 use super::server::wait_for_others;
-use super::swap::{address, swap};
+use super::swap::{address, new_is_gone, nothing_moved, swap};
 use super::{crash, sqlite, volume};
 use crate::adapters::fs::Lock;
 use crate::adapters::postgres::admin;
@@ -98,7 +98,7 @@ pub fn unfinished(stack: &Stack) -> Result<Option<Unfinished>> {
 ///
 /// Fails with [`crate::error::ErrorKind::Locked`] while a living run is at work.
 pub async fn recover(stack: &Stack, events: &Events) -> Result<Option<Recovered>> {
-    if Journal::unfinished(stack)?.is_none() {
+    if Journal::unfinished(stack)?.is_none() && Journal::leftovers(stack).is_empty() {
         return Ok(None);
     }
     let (_claim, recovered) = Claim::take_and_recover(stack, "recovery", events).await?;
@@ -115,6 +115,13 @@ pub(super) async fn finish(
     let database = |r: &Replacement| matches!(r, Replacement::Database { .. });
     let needed = journal.replacements.iter().any(database);
     let lent = lend(stack, needed, events, &Interrupt::default()).await?;
+    if journal.phase == Phase::Swapping
+        && nothing_moved(stack, &journal).await?
+        && new_is_gone(stack, &journal).await?
+    {
+        // There is nothing to complete, and nothing that was lost.
+        journal.enter(Phase::Restoring, stack)?;
+    }
     let outcome = match journal.phase {
         Phase::Restoring => {
             abandon(stack, &mut journal).await?;

@@ -384,7 +384,11 @@ async fn exchange(
     if let Err(error) = complete(stack, journal).await {
         // A first move that fails has changed nothing: then all of it is given up.
         if nothing_moved(stack, journal).await.unwrap_or(false) {
-            journal.enter(Phase::Restoring, stack)?;
+            if let Err(cannot_note) = journal.enter(Phase::Restoring, stack) {
+                // The note on disk still promises the swap: what it needs must not be removed.
+                journal.phase = Phase::Swapping;
+                return Err(cannot_note.because(error));
+            }
             return Err(error);
         }
         return Err(Error::new(error.kind(), "the data is only partly replaced")

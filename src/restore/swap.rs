@@ -20,6 +20,7 @@ const BUSY: Duration = Duration::from_secs(10);
 pub(super) async fn swap(stack: &Stack, journal: &mut Journal) -> Result<()> {
     for index in 0..journal.replacements.len() {
         if journal.replacements[index].old() == Old::InPlace {
+            require_new(stack, &journal.replacements[index]).await?;
             let old = move_old(stack, &journal.replacements[index]).await?;
             journal.replacements[index].set_old(old);
             journal.write(stack)?;
@@ -48,6 +49,46 @@ pub(super) async fn nothing_moved(stack: &Stack, journal: &Journal) -> Result<bo
         }
     }
     Ok(true)
+}
+
+/// Whether some of what is to become live is not there.
+pub(super) async fn new_is_gone(stack: &Stack, journal: &Journal) -> Result<bool> {
+    for replacement in &journal.replacements {
+        if missing_new(stack, replacement).await?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Live data only leaves its place for something that is there.
+async fn require_new(stack: &Stack, replacement: &Replacement) -> Result<()> {
+    match missing_new(stack, replacement).await? {
+        Some(what) => Err(gone(&what)),
+        None => Ok(()),
+    }
+}
+
+/// What is to become live and is not there.
+async fn missing_new(stack: &Stack, replacement: &Replacement) -> Result<Option<String>> {
+    Ok(match replacement {
+        Replacement::File {
+            beside: Some(beside),
+            ..
+        } => {
+            let place = stack.folder.join(beside);
+            (!place.exists()).then(|| place.display().to_string())
+        }
+        Replacement::Database {
+            server,
+            beside: Some(beside),
+            ..
+        } => {
+            let there = admin::database_exists(&address(stack, server)?, beside).await?;
+            (!there).then(|| beside.clone())
+        }
+        _ => None,
+    })
 }
 
 async fn move_old(stack: &Stack, replacement: &Replacement) -> Result<Old> {

@@ -2,6 +2,8 @@
 //!
 //! `initdb` and the server refuse to run as root, so that there they run as the user `postgres`.
 
+#![allow(dead_code, reason = "each test file uses its own part of this module")]
+
 use k1ops::adapters::postgres::Address;
 use std::net::TcpListener;
 use std::os::unix::fs::chown;
@@ -110,12 +112,20 @@ impl Cluster {
             .local_addr()
             .unwrap()
             .port();
+        let cluster = Self { data, port, folder };
+        cluster.start_again();
+        cluster
+    }
+
+    /// Starts the server on the port that it has had.
+    pub fn start_again(&self) {
+        let port = self.port;
         let options = format!(
             "-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={} -c fsync=off \
              -c shared_buffers=32MB",
-            folder.path().display()
+            self.folder.path().display()
         );
-        let log = folder.path().join("log");
+        let log = self.folder.path().join("log");
         let started = as_postgres("pg_ctl")
             .args([
                 "start",
@@ -128,7 +138,7 @@ impl Cluster {
             .arg("--log")
             .arg(&log)
             .arg("--pgdata")
-            .arg(&data)
+            .arg(&self.data)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -136,7 +146,16 @@ impl Cluster {
             .unwrap();
         let said = || std::fs::read_to_string(&log).unwrap_or_default();
         assert!(started.success(), "the server does not start:\n{}", said());
-        Self { data, port, folder }
+    }
+
+    /// Stops the server as a crash would.
+    pub fn crash(&self) -> Output {
+        as_postgres("pg_ctl")
+            .args(["stop", "--wait", "--mode=immediate", "--silent", "--pgdata"])
+            .arg(&self.data)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
     }
 
     /// Its address for a user, with what follows the database's name in the URL.
@@ -190,13 +209,8 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        let stopped = as_postgres("pg_ctl")
-            .args(["stop", "--wait", "--mode=immediate", "--silent", "--pgdata"])
-            .arg(&self.data)
-            .stdin(Stdio::null())
-            .output();
+        let stopped = self.crash();
         if !std::thread::panicking() {
-            let stopped = stopped.unwrap();
             assert!(stopped.status.success(), "{stopped:?}");
         }
     }

@@ -3,7 +3,11 @@
 use super::{Address, Session, quote_identifier, server_message};
 use crate::error::{Error, ErrorKind, Result};
 use serde::Serialize;
+use std::time::{Duration, Instant};
 use tokio_postgres::error::SqlState;
+
+/// How long the server may take to give up creating a database.
+const CREATING: Duration = Duration::from_secs(30);
 
 /// A session that is connected to a database.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -54,13 +58,43 @@ pub async fn rename_database(address: &Address, from: &str, to: &str) -> Result<
     execute(address, from, "rename", &sql).await
 }
 
-/// Drops a database if it is there, ending its sessions.
+/// Drops a database if it is there, or is just being created, ending its sessions.
 pub async fn drop_database(address: &Address, name: &str) -> Result<()> {
+    end_creation(address, name).await?;
     let sql = format!(
         "DROP DATABASE IF EXISTS {} WITH (FORCE)",
         quote_identifier(name)
     );
     execute(address, name, "drop", &sql).await
+}
+
+/// Ends sessions that are creating the database. A client that went away leaves its server process
+/// at it, and a database that appears after it was dropped would stay for ever.
+async fn end_creation(address: &Address, name: &str) -> Result<()> {
+    let session = maintenance(address, &[name]).await?;
+    let creating = format!("CREATE DATABASE {} ", quote_identifier(name));
+    let begun = Instant::now();
+    loop {
+        let row = session
+            .query_one(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                 WHERE starts_with(query, $1) AND state = 'active' AND pid <> pg_backend_pid()",
+                &[&creating],
+            )
+            .await
+            .map_err(|e| explain("end the creation of", name, &e))?;
+        if row.get::<_, i64>(0) == 0 {
+            return Ok(());
+        }
+        if begun.elapsed() > CREATING {
+            return Err(Error::new(
+                ErrorKind::Missing,
+                format!("the server does not stop creating database {name:?}"),
+            )
+            .hint("Try again when it has."));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// Who is connected to a database, besides the server's own processes.

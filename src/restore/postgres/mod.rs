@@ -58,10 +58,13 @@ pub async fn restore_beside(
         .ok_or_else(|| archive.bad("holds no PostgreSQL database"))?;
     let beside = address.with_database(database);
     let work = async {
+        interrupt.check()?;
+        // Not left halfway: the server would go on creating a database that nobody waits for.
         create(archive, source, address, database).await?;
-        fill(archive, source, &beside, options, events).await
+        let filled = fill(archive, source, &beside, options, events);
+        interrupt.guard(filled).await
     };
-    let result = interrupt.guard(work).await;
+    let result = work.await;
     if result.is_err()
         && let Err(error) = admin::drop_database(address, database).await
     {
