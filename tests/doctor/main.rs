@@ -18,7 +18,6 @@ use std::collections::BTreeSet;
 mod backups;
 mod bed;
 mod bundle;
-#[allow(dead_code, reason = "each test file uses its own part of it")]
 #[path = "../support/cluster.rs"]
 mod cluster;
 mod conductor;
