@@ -2,6 +2,7 @@
 //! against the manifest. Making it the live one is not this module's business.
 
 mod check;
+mod crew;
 mod load;
 mod locks;
 mod post_data;
@@ -13,6 +14,9 @@ use crate::backup::postgres::SESSION_SETTINGS;
 use crate::error::{Error, Result};
 use crate::event::Events;
 use crate::interrupt::Interrupt;
+use crew::Tasks;
+use load::Loader;
+use post_data::Plan;
 
 /// How to restore.
 #[derive(Debug, Clone, Copy)]
@@ -142,24 +146,39 @@ async fn fill(
     )
     .await?;
 
-    load::all(archive, source, beside, options, events, &step).await?;
-    let large_objects = archive.manifest().members_in("postgres/large-objects");
-    for member in large_objects {
-        load::large_objects(archive, member, &leader).await?;
-    }
-    let sequences = archive.read_text("postgres/sequences.sql")?;
-    execute_script(&leader, "setting the sequences", &sequences).await?;
-
     let post_data = archive.read_text("postgres/schema-post-data.sql")?;
-    post_data::all(
-        source,
-        beside,
-        script::without_psql_commands(&post_data),
-        options,
-        events,
-    )
-    .await?;
-    let rows = check::all(source, beside, options, events).await?;
+    let sizes = post_data::sizes(archive, source);
+    let plan = Plan::of(script::without_psql_commands(&post_data), &sizes);
+    let parts = load::parts(archive, source, &plan.indexing());
+    let loading = Loader::new(archive, &parts, events, &step);
+    let mut compares = source.tables.clone();
+    compares.sort_by_key(|table| std::cmp::Reverse(table.digest.rows));
+    let tasks = Tasks {
+        parts,
+        builds: plan.keys,
+        compares,
+    };
+    tokio::try_join!(
+        crew::work(
+            tasks,
+            Some(loading),
+            &plan.preamble,
+            beside,
+            options,
+            events
+        ),
+        beside_the_tables(archive, source, &leader),
+    )?;
+
+    post_data::in_order(&leader, &plan.preamble, &plan.rest).await?;
+    check::analyze(source, beside, options).await?;
+    let tasks = Tasks {
+        builds: plan.foreign_keys,
+        ..Tasks::default()
+    };
+    crew::work(tasks, None, &plan.preamble, beside, options, events).await?;
+    post_data::in_order(&leader, "", &plan.comments).await?;
+    let rows = source.tables.iter().map(|table| table.digest.rows).sum();
     events.finished(
         step,
         format!("{rows} rows in {} tables", source.tables.len()),
@@ -168,6 +187,20 @@ async fn fill(
         tables: source.tables.len() as u64,
         rows,
     })
+}
+
+/// Large objects and sequences, which no table waits for.
+async fn beside_the_tables(
+    archive: &Archive,
+    source: &PostgresSource,
+    leader: &Session,
+) -> Result<()> {
+    for member in archive.manifest().members_in("postgres/large-objects") {
+        load::large_objects(archive, member, leader).await?;
+    }
+    let sequences = archive.read_text("postgres/sequences.sql")?;
+    execute_script(leader, "setting the sequences", &sequences).await?;
+    check::compare_large_objects(leader, source.large_objects).await
 }
 
 /// A session with the settings of a restore.
