@@ -12,6 +12,9 @@ use crate::error::{Error, Result};
 use crate::event::{Events, Unit};
 use crate::interrupt::Interrupt;
 
+/// What the data directory of a server by URL goes under: no container volume gives it a name.
+pub const VOLUME: &str = "postgres";
+
 /// The oldest server whose form of the stream is understood.
 const OLDEST_MAJOR: u32 = 15;
 

@@ -22,6 +22,8 @@ pub struct BackupOptions {
     pub jobs: Option<usize>,
     /// Read every byte back after writing, not only the structure.
     pub verify_fully: bool,
+    /// The whole data directory of the `PostgreSQL` server instead of the rows of one database.
+    pub physical: bool,
 }
 
 /// A thing that would be backed up.
@@ -32,6 +34,11 @@ pub enum PlannedSource {
     Postgres {
         /// Its URL without the password.
         database: String,
+    },
+    /// The data directory of the `PostgreSQL` server that the configuration names.
+    Physical {
+        /// The URL that it is reached by, without the password.
+        server: String,
     },
     /// An `SQLite` file.
     Sqlite {
@@ -76,7 +83,10 @@ pub struct BackupPlan {
 /// Fails with [`crate::error::ErrorKind::Missing`] if the stack has no data.
 pub fn plan(stack: &Stack, options: &BackupOptions, purpose: Purpose) -> Result<BackupPlan> {
     let started_at = Utc::now();
-    let sources = sources_of(stack);
+    let mut sources = sources_of(stack);
+    if options.physical {
+        sources = physical(stack, sources)?;
+    }
     if !has_data(&sources) {
         return Err(nothing_to_back_up(stack));
     }
@@ -126,6 +136,22 @@ pub fn sources_of(stack: &Stack) -> Vec<PlannedSource> {
         path: super::config_file::MEMBER.to_owned(),
     });
     sources
+}
+
+/// With the server as a whole in the place of its database.
+fn physical(stack: &Stack, mut sources: Vec<PlannedSource>) -> Result<Vec<PlannedSource>> {
+    if !stack.uses_database_url() {
+        let what = format!("stack {} keeps its data in SQLite files", stack.name);
+        return Err(Error::usage(what)
+            .hint("A physical backup is of a PostgreSQL server; back up without --physical."));
+    }
+    for source in &mut sources {
+        if let PlannedSource::Postgres { database } = source {
+            let server = std::mem::take(database);
+            *source = PlannedSource::Physical { server };
+        }
+    }
+    Ok(sources)
 }
 
 /// The `SQLite` databases that a stack may have, by the name they go under in an archive.

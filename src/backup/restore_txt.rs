@@ -15,6 +15,7 @@ pub(super) fn text(plan: &BackupPlan) -> String {
         match source {
             PlannedSource::Sqlite { name, .. } => text.push_str(&sqlite(name, unpack, suffix)),
             PlannedSource::Postgres { .. } => text.push_str(&postgres(unpack, suffix)),
+            PlannedSource::Physical { .. } => text.push_str(&physical(unpack, suffix)),
             PlannedSource::Config { path } => text.push_str(&config(path)),
         }
     }
@@ -74,6 +75,22 @@ it. Roles that are there already are left as they are; passwords of roles are no
     done
     {unpack} postgres/sequences.sql{suffix} | psql -X -q -o /dev/null -v ON_ERROR_STOP=1 -d \"$TARGET\"
     {unpack} postgres/schema-post-data.sql{suffix} | psql -X -q -v ON_ERROR_STOP=1 -d \"$TARGET\"
+"
+    )
+}
+
+fn physical(unpack: &str, suffix: &str) -> String {
+    let volume = super::physical::VOLUME;
+    format!(
+        "
+The data directory of the PostgreSQL server, with the write-ahead log that it recovers from when a
+server of the same major version starts on it. It must belong to the server's user, who alone may
+read it. Each tablespace lies in volumes/{volume}/OID; unpack it likewise, and name its folder in
+the file tablespace_map of the data directory.
+
+    mkdir -m 0700 pgdata
+    {unpack} volumes/{volume}/base/*.tar{suffix} | tar -xf - -C pgdata
+    {unpack} volumes/{volume}/backup_manifest{suffix} > pgdata/backup_manifest
 "
     )
 }

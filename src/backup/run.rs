@@ -2,7 +2,7 @@
 
 use super::plan::{BackupOptions, BackupPlan, PlannedSource, plan};
 use super::sqlite::Snapshot;
-use super::{config_file, postgres, restore_txt};
+use super::{config_file, physical, postgres, restore_txt};
 use crate::adapters::fs::{Lock, remove_if_there};
 use crate::archive::{
     Archive, ConfigSource, Depth, FORMAT, Header, LeftOut, Manifest, NewMember, Source, Verified,
@@ -213,6 +213,12 @@ async fn write_sources(
                 let taken = postgres::take(writer, &address, &options, events, interrupt).await?;
                 sources.push(Source::Postgres(Box::new(taken.source)));
                 left_out.extend(taken.left_out);
+            }
+            PlannedSource::Physical { .. } => {
+                let address = stack.database_address()?;
+                let volume = physical::VOLUME;
+                let source = physical::take(writer, &address, volume, events, interrupt).await?;
+                sources.push(Source::Physical(source));
             }
             PlannedSource::Sqlite { .. } => {}
             PlannedSource::Config { path } => {

@@ -4,9 +4,11 @@ use super::Context;
 use crate::error::{Error, Result};
 use crate::exit_code::ExitCode;
 use crate::restore::{
-    self, Claim, Part, PlannedPart, RestoreOptions, RestorePlan, RestoreReport, Safety, ServerPlan,
+    self, Claim, FolderOptions, FolderReport, Part, PlannedPart, RestoreOptions, RestorePlan,
+    RestoreReport, Safety, ServerPlan,
 };
 use crate::ui::{self, Tone, Ui};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Restore an archive, and keep what it replaces
@@ -34,9 +36,27 @@ pub struct RestoreArgs {
     /// End the sessions of others that are connected to the database
     #[arg(long)]
     terminate_sessions: bool,
+    /// Unpack a physical backup into this empty folder, and touch nothing of the stack
+    #[arg(
+        long,
+        value_name = "FOLDER",
+        conflicts_with_all = ["dry_run", "only", "no_safety", "start", "terminate_sessions"]
+    )]
+    to: Option<PathBuf>,
+    /// Where a tablespace goes, with --to: its folder on the server, and an empty one
+    #[arg(long, value_name = "OLD=NEW", requires = "to", value_parser = tablespace)]
+    tablespace: Vec<(String, PathBuf)>,
     /// Use this many connections and threads
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
+}
+
+fn tablespace(text: &str) -> Result<(String, PathBuf), String> {
+    let (old, new) = text
+        .split_once('=')
+        .filter(|(old, new)| !old.is_empty() && !new.is_empty())
+        .ok_or("it takes OLD=NEW")?;
+    Ok((old.to_owned(), PathBuf::from(new)))
 }
 
 fn part(text: &str) -> Result<Part, String> {
@@ -47,6 +67,17 @@ fn part(text: &str) -> Result<Part, String> {
 pub(super) async fn run(args: &RestoreArgs, context: &Context) -> Result<ExitCode> {
     let stack = context.stack()?;
     let (ui, events, interrupt) = (&context.ui, context.events(), &context.interrupt);
+    if let Some(folder) = &args.to {
+        let options = FolderOptions {
+            archive: args.archive.clone(),
+            folder: folder.clone(),
+            tablespaces: args.tablespace.iter().cloned().collect(),
+            jobs: args.jobs,
+        };
+        let report = restore::to_folder(&stack, &options, &events, interrupt).await?;
+        ui.result(&report, |ui, text| show_folder(ui, &report, text))?;
+        return Ok(ExitCode::Done);
+    }
     let options = RestoreOptions {
         archive: args.archive.clone(),
         only: args.only.clone(),
@@ -121,6 +152,22 @@ fn shown(ui: &Ui, plan: &RestorePlan) -> String {
         text.push_str(&format!("  {needs} are written, {free} are free\n"));
     }
     text
+}
+
+fn show_folder(ui: &Ui, report: &FolderReport, text: &mut String) {
+    text.push_str(&format!(
+        "{} {} into {} in {}\n",
+        ui.paint(Tone::Good, "unpacked"),
+        report.archive.display(),
+        report.folder.display(),
+        ui::duration(Duration::from_secs_f64(report.seconds)),
+    ));
+    text.push_str(&format!(
+        "  {} files, {}, equal to the server's manifest; start PostgreSQL {} on it as its owner\n",
+        ui::count(report.files),
+        ui::bytes(report.bytes),
+        report.server_version,
+    ));
 }
 
 fn show_report(ui: &Ui, report: &RestoreReport, text: &mut String) {

@@ -16,6 +16,7 @@ mod run;
 mod server;
 mod sqlite;
 mod swap;
+mod to_folder;
 mod undo;
 
 pub use claim::Claim;
@@ -23,4 +24,5 @@ pub use plan::{Part, PlannedPart, RestoreOptions, RestorePlan, Safety, ServerPla
 pub use recover::{Outcome, Recovered, Unfinished, recover, unfinished};
 pub use run::{RestoreReport, RestoredPart, execute, run};
 pub use server::{StartedAgain, pending_requeue, requeue_pending};
+pub use to_folder::{FolderOptions, FolderReport, to_folder};
 pub use undo::{Kept, UndoPlan, UndoReport, UndonePart, discard, execute_undo, kept, plan_undo};

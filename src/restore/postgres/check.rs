@@ -76,9 +76,9 @@ pub(super) async fn analyze(
 }
 
 /// An index over an expression has statistics of its own, for which the expression is worked out
-/// for every row of the sample. For a text search that takes as long as building the index: these
-/// get a tenth of the usual sample, and the columns (with a list of columns, `ANALYZE` leaves
-/// expressions alone) get the usual one.
+/// for every row of the sample: for a text search that takes as long as building the index. Its table
+/// gets those of its columns, after which the server's autovacuum still takes it as not analysed
+/// and adds the rest in the background.
 async fn analyze_table(
     session: &Session,
     table: &PostgresTable,
@@ -91,10 +91,7 @@ async fn analyze_table(
     );
     let sql = match columns {
         None => format!("ANALYZE {name}"),
-        Some(columns) => format!(
-            "SET default_statistics_target = 10; ANALYZE {name}; \
-             RESET default_statistics_target; ANALYZE {name} ({columns})"
-        ),
+        Some(columns) => format!("ANALYZE {name} ({columns})"),
     };
     session.batch_execute(&sql).await.map_err(|e| {
         let doing = format!("analysing table {}.{}", table.schema, table.name);

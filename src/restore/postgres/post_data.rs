@@ -1,12 +1,13 @@
 //! What follows the rows, by when it may run.
 //!
-//! Order: indexes, primary and unique keys, each as soon as its table's rows are in; then everything else in `pg_dump`'s own order; then
-//! foreign keys; then comments and labels, which may be on any of them. Triggers thus come after
-//! the rows and do not fire.
+//! Order: full-text indexes of large tables before the rows (see [`super::full_text`]); indexes,
+//! primary and unique keys, each as soon as its table's rows are in; then everything else in
+//! `pg_dump`'s own order; then foreign keys; then comments and labels, which may be on any of them.
+//! Triggers thus come after the rows and do not fire.
 
-use super::failed;
 use super::locks::Use;
 use super::script::statements;
+use super::{failed, full_text};
 use crate::adapters::postgres::Session;
 use crate::archive::{Archive, PostgresSource, PostgresTable};
 use crate::error::Result;
@@ -47,6 +48,8 @@ fn cost(statement: &str, bytes: u64) -> u64 {
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     pub(super) preamble: String,
+    /// Statements that come before the rows.
+    pub(super) before_rows: Vec<String>,
     pub(super) keys: Vec<Job>,
     pub(super) rest: Vec<String>,
     pub(super) foreign_keys: Vec<Job>,
@@ -79,7 +82,10 @@ impl Plan {
                 let bytes = uses.iter().filter_map(|(table, _)| sizes.get(table)).sum();
                 let cost = cost(statement, bytes);
                 let settings: String = storage.values().map(String::as_str).collect();
-                let sql = format!("{settings}{statement}");
+                let mut sql = format!("{settings}{statement}");
+                if let Some(settle) = full_text::settle_instead(statement, bytes) {
+                    plan.before_rows.push(std::mem::replace(&mut sql, settle));
+                }
                 let list = if uses.len() > 1 {
                     &mut plan.foreign_keys
                 } else {
