@@ -5,9 +5,13 @@ without Docker, which flatters them.
 """
 
 import dataclasses
+import getpass
+import os
 import pathlib
 import shlex
 import shutil
+import subprocess
+import time
 
 import measure
 
@@ -93,10 +97,105 @@ PG_DUMP_FD = Backup("pg_dump -Fd -j2", "dump.fd", "pg_dump -Fd -j2 -f {out} {db}
 BACKUPS = [K1OPS, Guide(), PG_DUMP_FC, PG_DUMP_FD, PG_DUMP_ZSTD,
            Backup("pg_dump | zstd -T0", "dump.mt.zst", "pg_dump {db} | zstd -q -f -3 -T0 -o {out}")]
 
+
+class PgBackRest:
+    """A full backup into a repository of its own, on both cores. It is not asked for the write-ahead log, which
+    flatters it: archiving would have to be set up in the server."""
+    name = "pgBackRest, zstd"
+
+    def run(self, bench, database):
+        del database
+        bench.remove("pgbackrest")
+        place = bench.out("pgbackrest")
+        for folder in ["repo", "log", "lock", "spool"]:
+            (place / folder).mkdir(parents=True)
+        config = place / "pgbackrest.conf"
+        config.write_text(f"""[global]
+repo1-path={place}/repo
+log-path={place}/log
+lock-path={place}/lock
+spool-path={place}/spool
+compress-type=zst
+compress-level=3
+process-max={os.cpu_count()}
+start-fast=y
+archive-check=n
+archive-mode-check=n
+repo1-retention-full=1
+log-level-console=warn
+[bench]
+pg1-path={bench.server.data}
+pg1-port={bench.server.port}
+pg1-socket-path={bench.server.socket}
+pg1-user={bench.server.user}
+""")
+        command = f"pgbackrest --config={q(config)} --stanza=bench"
+        bench.run(f"{command} stanza-create")
+        done = bench.run(f"{command} --type=full backup")
+        done.bytes = measure.size_of(place / "repo")
+        return done
+
+
+class Barman:
+    """`barman backup` by pg_basebackup with zstd. Its receiver of the write-ahead log is started before, as it has to
+    be, and is not counted."""
+    name = "barman, zstd"
+
+    def run(self, bench, database):
+        del database
+        bench.remove("barman")
+        place = bench.out("barman")
+        place.mkdir()
+        config = place / "barman.conf"
+        at = f"host=127.0.0.1 port={bench.server.port} user={bench.server.user}"
+        config.write_text(f"""[barman]
+barman_home = {place}
+barman_user = {getpass.getuser()}
+log_file = {place}/barman.log
+[bench]
+description = bench
+conninfo = {at} dbname=postgres
+streaming_conninfo = {at}
+backup_method = postgres
+streaming_archiver = on
+slot_name = bench_barman
+backup_compression = zstd
+backup_compression_level = 3
+path_prefix = {bench.server.bin}
+""")
+        command = f"barman -c {q(config)}"
+        bench.run(f"{command} receive-wal --create-slot bench")
+        receiver = subprocess.Popen(shlex.split(f"{command} receive-wal bench"), env=bench.server.environment,
+                                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            self.wait_until_ready(bench, command)
+            done = bench.run(f"{command} backup bench")
+        finally:
+            bench.run(f"{command} receive-wal --stop bench", accept=range(256))
+            receiver.terminate()
+            receiver.wait()
+            bench.server.drop_slot("bench_barman")
+        done.bytes = measure.size_of(place / "bench/base")
+        return done
+
+    @staticmethod
+    def wait_until_ready(bench, command):
+        """A first segment has to have arrived and to be filed."""
+        for _ in range(30):
+            bench.server.run("postgres", "SELECT pg_switch_wal()")
+            bench.run(f"{command} archive-wal bench", accept=range(256))
+            if bench.run(f"{command} check bench", accept=range(256)).status == 0:
+                return
+            time.sleep(0.5)
+        raise measure.CommandFailed(f"{command} check bench")
+
+
 PHYSICAL = [
     Backup("k1ops backup --physical", "physical.tar", "{k1ops} -q backup --physical --output {out}"),
     Backup("pg_basebackup | zstd", "base.tar.zst",
            "pg_basebackup -D - -Ft -X fetch --checkpoint=fast | zstd -q -f -3 -T0 -o {out}"),
+    PgBackRest(),
+    Barman(),
 ]
 
 

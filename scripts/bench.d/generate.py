@@ -17,7 +17,7 @@ import subprocess
 from prose import Prose
 
 # Workflow executions in the database of scale 1, which makes it a little larger than 500 MB.
-EXECUTIONS = 6_000
+EXECUTIONS = 6_200
 
 UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 VARIABLE = re.compile(

@@ -16,6 +16,7 @@ class Run:
     server_cpu: float
     peak_kib: int
     bytes: int = 0
+    status: int = 0
 
     @property
     def cpu(self):
@@ -44,7 +45,8 @@ def run(server, command, environment=None, cwd=None, log=None, accept=(0,)):
         raise CommandFailed(f"exit code {process.returncode}: {command}; see {log}")
     # A backend that has just ended is counted once the postmaster has reaped it.
     time.sleep(0.1)
-    return Run(wall, usage.ru_utime + usage.ru_stime, server.cpu_seconds() - server_before, usage.ru_maxrss)
+    return Run(wall, usage.ru_utime + usage.ru_stime, server.cpu_seconds() - server_before, usage.ru_maxrss,
+               status=process.returncode)
 
 
 def added(runs):

@@ -78,12 +78,12 @@ def main():
             loads.append(os.getloadavg()[0])
 
     section("backups", lambda: sections.backups(bench, main_database, rounds, say))
-    section("restores", lambda: sections.restores(bench, main_database, max(2, rounds // 2), say))
-    section("floor", lambda: sections.floor(bench, main_database, max(2, rounds // 2), say))
-    section("scaling", lambda: sections.scaling(bench, databases, max(2, rounds // 2), say))
+    section("restores", lambda: sections.restores(bench, main_database, max(1, rounds // 2), say))
+    section("floor", lambda: sections.floor(bench, main_database, max(1, rounds // 2), say))
+    section("scaling", lambda: sections.scaling(bench, databases, max(1, rounds // 2), say))
     section("effect", lambda: sections.effect(bench, main_database, max(1, rounds // 2), 6 if args.quick else 20, say))
     section("start_up", lambda: sections.start_up(bench, say))
-    section("physical", lambda: sections.physical(bench, main_database, max(2, rounds // 2), say))
+    section("physical", lambda: sections.physical(bench, list(databases.values())[1:], max(1, rounds // 2), say))
     result["machine"] = {"cpus": os.cpu_count(), "load": [round(x, 1) for x in loads],
                          "calibration_s": measure.spread(calibrations)}
     result["targets"] = report.targets(result)

@@ -8,6 +8,9 @@ import contenders
 import measure
 from contenders import q
 
+# The database that everything but the scaling is measured with.
+MAIN = "bench_1x"
+
 # What a user would lose if a restored database were not the same.
 COUNTED = ["workflow", "task", "workflow_index", "task_index", "queue_message", "k1_agent_executions", "k1_quality_gates"]
 
@@ -89,6 +92,8 @@ def floor(bench, database, rounds, say):
         "server-side COPY to /dev/null, 2 connections": f"{copy(loads[0])} & first=$!; {copy(loads[1])}; wait $first",
         "zstd -3 of the dump to /dev/null, 1 thread": f"zstd -q -3 --single-thread -c {q(dump)} > /dev/null",
         "zstd -3 of the dump to /dev/null, 2 threads": f"zstd -q -3 -T2 -c {q(dump)} > /dev/null",
+        "writing and syncing the archive's bytes": f"dd if={q(bench.out('k1ops.tar'))} of={q(bench.out('written'))} bs=1M "
+                                                   "conv=fsync status=none",
     }
     runs = {name: [] for name in commands}
     for _ in range(rounds):
@@ -149,15 +154,30 @@ def start_up(bench, say):
     return out
 
 
-def physical(bench, database, rounds, say):
-    """The whole cluster; only once k1ops can."""
-    help_text = subprocess.run([bench.k1ops, "backup", "--help"], capture_output=True, text=True, check=True).stdout
-    if "--physical" not in help_text:
-        say("not run: this k1ops has no --physical")
-        return None
+def physical(bench, others, rounds, say):
+    """The whole server, which holds one database by now: `others` are dropped, and the write-ahead log of filling
+    them is recycled by two checkpoints."""
+    for name in others:
+        bench.server.drop(name)
+    bench.server.settle()
+    bench.server.run("postgres", "SELECT pg_switch_wal()")
+    bench.server.settle()
     runs = {c.name: [] for c in contenders.PHYSICAL}
-    for _ in range(rounds):
-        for contender in contenders.PHYSICAL:
+    for number in range(rounds):
+        for contender in contenders.PHYSICAL[number % 4:] + contenders.PHYSICAL[:number % 4]:
             bench.server.settle()
-            runs[contender.name].append(contender.run(bench, database))
+            done = contender.run(bench, MAIN)
+            runs[contender.name].append(done)
+            say(f"round {number + 1}: {contender.name}: {done.wall:.2f} s, {done.cpu:.2f} s CPU, {done.bytes / 1e6:.1f} MB")
+    unpacked(bench, say)
     return {name: measure.summary(done) for name, done in runs.items()}
+
+
+def unpacked(bench, say):
+    """What k1ops wrote has to be a data directory that PostgreSQL's own judge accepts."""
+    bench.remove("pgdata")
+    folder = bench.out("pgdata")
+    done = bench.run(f"{q(bench.k1ops)} -q restore {q(bench.out('physical.tar'))} --to {q(folder)}", cwd=bench.stack(MAIN))
+    bench.run(f"pg_verifybackup -q {q(folder)}")
+    bench.remove("pgdata")
+    say(f"k1ops restore --to: {done.wall:.2f} s, {done.cpu:.2f} s CPU; pg_verifybackup accepts it")

@@ -47,6 +47,13 @@ class Server:
         """Writes what earlier work left dirty, so that it does not fall into the next measurement."""
         self.run("postgres", "CHECKPOINT")
 
+    @property
+    def socket(self):
+        return self.data.parent / "socket"
+
+    def drop_slot(self, name):
+        self.run("postgres", f"SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '{name}'")
+
     def cpu_seconds(self):
         """User and system time of the postmaster, of all that it has reaped, and of all that live."""
         postmaster = int((self.data / "postmaster.pid").read_text().splitlines()[0])
