@@ -22,9 +22,13 @@ pub struct RestoreArgs {
     /// Show what would be done and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Restore only this part: postgres, sqlite, conductor or k1
+    /// Restore only this part: postgres, postgres:SCHEMA, postgres:SCHEMA.TABLE, sqlite, conductor
+    /// or k1
     #[arg(long, value_name = "PART", value_delimiter = ',', value_parser = part)]
     only: Vec<Part>,
+    /// Restore the PostgreSQL part into a new database of this name; the stack's own is not touched
+    #[arg(long = "as", value_name = "DATABASE")]
+    new_database: Option<String>,
     /// Do not back up the present data first; it is kept for undo even so
     #[arg(long)]
     no_safety: bool,
@@ -50,6 +54,7 @@ pub(super) async fn run(args: &RestoreArgs, context: &Context) -> Result<ExitCod
     let options = RestoreOptions {
         archive: args.archive.clone(),
         only: args.only.clone(),
+        new_database: args.new_database.clone(),
         no_safety: args.no_safety,
         start: args.start,
         terminate_sessions: args.terminate_sessions,
@@ -97,11 +102,20 @@ fn shown(ui: &Ui, plan: &RestorePlan) -> String {
         } else {
             "creates"
         };
+        if let PlannedPart::Postgres { only, .. } = part
+            && !only.is_empty()
+        {
+            text.push_str(&format!("  only {}\n", only.join(", ")));
+        }
         let (what, rows) = (part.what(), ui::count(*rows));
         text.push_str(&format!("  {what} ({rows} rows) {verb} {place}\n"));
     }
     for left in &plan.not_restored {
         text.push_str(&format!("  without {}: {}\n", left.what, left.why));
+    }
+    if plan.server == ServerPlan::Untouched {
+        text.push_str("  nothing that the stack uses is touched\n");
+        return text;
     }
     text.push_str(match plan.safety {
         Safety::Archive => "  the present data is backed up first\n",
@@ -111,6 +125,7 @@ fn shown(ui: &Ui, plan: &RestorePlan) -> String {
     text.push_str(match plan.server {
         ServerPlan::StopAndStart => "  the server is stopped for the swap and started again\n",
         ServerPlan::Start => "  the server is started afterwards\n",
+        ServerPlan::Untouched => "",
         ServerPlan::LeaveStopped => "  the server does not run and is not started\n",
     });
     if plan.terminate_sessions {

@@ -166,6 +166,9 @@ pub struct Journal {
     pub server_stopped: bool,
     /// Workflows may be stranded, and nobody has looked since.
     pub requeue_pending: bool,
+    /// What is made live is nothing that the stack uses: its server goes on running.
+    #[serde(default)]
+    pub apart: bool,
 }
 
 impl Journal {
@@ -182,6 +185,7 @@ impl Journal {
             replacements: Vec::new(),
             server_stopped: false,
             requeue_pending: false,
+            apart: false,
         }
     }
 

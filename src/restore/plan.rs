@@ -1,10 +1,13 @@
 //! What a restore would do, as a value. Making it reads the whole archive and looks at the stack;
 //! it changes nothing.
 
+use super::postgres::Selection;
 use super::swap::server_of;
 use crate::adapters::fs::free_space;
 use crate::adapters::postgres::admin;
-use crate::archive::{Archive, Depth, LeftOut, Source, SqliteSource, Verified, verify};
+use crate::archive::{
+    Archive, Depth, LeftOut, PostgresSource, Source, SqliteSource, Verified, verify,
+};
 use crate::backup::{jobs, sqlite_files};
 use crate::error::{Error, Result};
 use crate::event::Events;
@@ -24,6 +27,8 @@ const MARGIN: u64 = 64 << 20;
 pub enum Part {
     /// The `PostgreSQL` database.
     Postgres,
+    /// A schema, or a table as `SCHEMA.TABLE`, of the `PostgreSQL` database.
+    PostgresOnly(String),
     /// All `SQLite` databases.
     Sqlite,
     /// The `SQLite` database of this name: `conductor` or `k1`.
@@ -38,9 +43,12 @@ impl FromStr for Part {
             "postgres" => Ok(Self::Postgres),
             "sqlite" => Ok(Self::Sqlite),
             "conductor" | "k1" => Ok(Self::Named(text.to_owned())),
-            _ => Err(Error::usage(format!(
-                "{text:?} is none of postgres, sqlite, conductor and k1"
-            ))),
+            _ => match text.strip_prefix("postgres:") {
+                Some(name) if !name.is_empty() => Ok(Self::PostgresOnly(name.to_owned())),
+                _ => Err(Error::usage(format!(
+                    "{text:?} is none of postgres, postgres:SCHEMA, postgres:SCHEMA.TABLE, sqlite, conductor and k1"
+                ))),
+            },
         }
     }
 }
@@ -48,7 +56,8 @@ impl FromStr for Part {
 impl Part {
     fn takes(&self, source: &Source) -> bool {
         match (self, source) {
-            (Self::Postgres, Source::Postgres(_)) | (Self::Sqlite, Source::Sqlite(_)) => true,
+            (Self::Postgres | Self::PostgresOnly(_), Source::Postgres(_))
+            | (Self::Sqlite, Source::Sqlite(_)) => true,
             (Self::Named(name), Source::Sqlite(sqlite)) => *name == sqlite.name,
             _ => false,
         }
@@ -62,6 +71,8 @@ pub struct RestoreOptions {
     pub archive: String,
     /// Only these parts; empty: all.
     pub only: Vec<Part>,
+    /// Restore the `PostgreSQL` part into a new database of this name, and touch nothing else.
+    pub new_database: Option<String>,
     /// Do not save what is there before.
     pub no_safety: bool,
     /// Start the server afterwards even if it did not run before.
@@ -104,6 +115,12 @@ pub enum PlannedPart {
         rows: u64,
         /// Something is there that is replaced, and kept.
         replaces: bool,
+        /// Schemas and tables that it is limited to; empty: all.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        only: Vec<String>,
+        /// The same, found in the archive.
+        #[serde(skip)]
+        selection: Selection,
     },
 }
 
@@ -145,6 +162,8 @@ pub enum ServerPlan {
     StopAndStart,
     /// It does not run and is started afterwards, as was asked for.
     Start,
+    /// It goes on as it is: nothing that it uses is replaced.
+    Untouched,
     /// It does not run and stays so.
     LeaveStopped,
 }
@@ -191,7 +210,8 @@ pub async fn plan(
 ) -> Result<RestorePlan> {
     let path = Repository::new(stack.repository()).find(&options.archive, &stack.name)?;
     let opened = Archive::open(&path)?;
-    let (parts, not_restored) = choose(stack, &opened, &options.only).await?;
+    let apart = check_apart(options)?;
+    let (parts, not_restored) = choose(stack, &opened, options).await?;
     let jobs = jobs(options.jobs.unwrap_or(stack.config.backup.jobs));
     let verified = verify(&opened, Depth::Full, jobs, events, interrupt).await?;
     let (needs_bytes, free_bytes) = space(stack, &parts)?;
@@ -209,7 +229,11 @@ pub async fn plan(
         },
         parts,
         not_restored,
-        server: server(stack, options.start)?,
+        server: if apart {
+            ServerPlan::Untouched
+        } else {
+            server(stack, options.start)?
+        },
         needs_bytes,
         free_bytes,
         terminate_sessions: options.terminate_sessions,
@@ -222,8 +246,9 @@ pub async fn plan(
 async fn choose(
     stack: &Stack,
     archive: &Archive,
-    only: &[Part],
+    options: &RestoreOptions,
 ) -> Result<(Vec<PlannedPart>, Vec<LeftOut>)> {
+    let only = &options.only;
     let (mut parts, mut not_restored) = (Vec::new(), Vec::new());
     for source in &archive.manifest().sources {
         if let Source::Config(config) = source {
@@ -236,7 +261,7 @@ async fn choose(
                 ),
             });
         } else if only.is_empty() || only.iter().any(|part| part.takes(source)) {
-            parts.push(planned(stack, archive, source).await?);
+            parts.push(planned(stack, archive, source, options).await?);
         } else {
             not_restored.push(LeftOut {
                 what: describe(source),
@@ -252,7 +277,50 @@ async fn choose(
     Ok((parts, not_restored))
 }
 
-async fn planned(stack: &Stack, archive: &Archive, source: &Source) -> Result<PlannedPart> {
+/// Whether everything goes into a new database of its own, which is the only place for less than
+/// all of a database: no other data is ever touched by it.
+fn check_apart(options: &RestoreOptions) -> Result<bool> {
+    let limited = options
+        .only
+        .iter()
+        .any(|part| matches!(part, Part::PostgresOnly(_)));
+    let postgres = !options.only.is_empty()
+        && options
+            .only
+            .iter()
+            .all(|part| matches!(part, Part::Postgres | Part::PostgresOnly(_)));
+    match (&options.new_database, limited, postgres) {
+        (None, true, _) => Err(Error::usage(
+            "a schema or a table is restored into a new database, which has no name yet",
+        )
+        .hint("Name it with --as; from there, move what you need.")),
+        (Some(_), _, false) => Err(Error::usage("--as names a new PostgreSQL database").hint(
+            "Say with --only postgres, postgres:SCHEMA or postgres:SCHEMA.TABLE what goes into it.",
+        )),
+        (as_name, ..) => Ok(as_name.is_some()),
+    }
+}
+
+/// What is asked for in names, found in the archive; nothing if all of it is.
+fn selected(postgres: &PostgresSource, only: &[Part]) -> Result<(Vec<String>, Selection)> {
+    if only.contains(&Part::Postgres) {
+        return Ok(Default::default());
+    }
+    let names = only.iter().filter_map(|part| match part {
+        Part::PostgresOnly(name) => Some(name.clone()),
+        _ => None,
+    });
+    let names: Vec<String> = names.collect();
+    let selection = Selection::of(postgres, &names)?;
+    Ok((names, selection))
+}
+
+async fn planned(
+    stack: &Stack,
+    archive: &Archive,
+    source: &Source,
+    options: &RestoreOptions,
+) -> Result<PlannedPart> {
     let what = describe(source);
     match source {
         Source::Postgres(postgres) => {
@@ -266,13 +334,27 @@ async fn planned(stack: &Stack, archive: &Archive, source: &Source) -> Result<Pl
                 .hint("Set database.url to the server that it belongs to, or restore only the rest with --only sqlite."));
             }
             let address = stack.database_address()?;
-            let live = address.database().to_owned();
+            let live = match &options.new_database {
+                Some(name) => name.clone(),
+                None => address.database().to_owned(),
+            };
+            let replaces = admin::database_exists(&address, &live).await?;
+            if replaces && options.new_database.is_some() {
+                return Err(Error::refused(format!(
+                    "database {live:?} is there already; --as takes the name of a new one"
+                ))
+                .hint("Choose another name, or drop that database first."));
+            }
+            let (only, selection) = selected(postgres, &options.only)?;
+            let tables = selection.narrow(postgres).tables;
             Ok(PlannedPart::Postgres {
                 what,
                 server: server_of(&address),
-                replaces: admin::database_exists(&address, &live).await?,
+                replaces,
                 live,
-                rows: postgres.tables.iter().map(|t| t.digest.rows).sum(),
+                rows: tables.iter().map(|t| t.digest.rows).sum(),
+                only,
+                selection,
             })
         }
         Source::Sqlite(sqlite) => {

@@ -190,10 +190,8 @@ pub(super) async fn abandon(stack: &Stack, journal: &mut Journal) -> Result<()> 
 /// Swaps what is left to swap.
 pub(super) async fn complete(stack: &Stack, journal: &mut Journal) -> Result<()> {
     swap(stack, journal).await?;
-    journal.requeue_pending = journal
-        .replacements
-        .iter()
-        .any(Replacement::holds_workflows);
+    let mut replacements = journal.replacements.iter();
+    journal.requeue_pending = !journal.apart && replacements.any(Replacement::holds_workflows);
     journal.enter(Phase::Swapped, stack)?;
     crash::point("swapped-noted");
     conclude(stack, journal)

@@ -91,6 +91,7 @@ pub async fn execute(
         safety: safety.clone(),
     };
     let mut journal = Journal::new(stack, action);
+    journal.apart = plan.server == ServerPlan::Untouched;
     for part in &plan.parts {
         let replacement = replacement(stack, &journal.id, part);
         journal.replacements.push(replacement);
@@ -216,7 +217,9 @@ async fn restore_beside(
                 (restored.tables, restored.rows)
             }
             (
-                PlannedPart::Postgres { server, .. },
+                PlannedPart::Postgres {
+                    server, selection, ..
+                },
                 Replacement::Database {
                     beside: Some(beside),
                     ..
@@ -224,10 +227,11 @@ async fn restore_beside(
             ) => {
                 let address = address(stack, server)?;
                 let options = postgres::Options { jobs: plan.jobs };
-                let restored = postgres::restore_beside(
+                let restored = postgres::restore_selected(
                     &plan.opened,
                     &address,
                     beside,
+                    selection,
                     &options,
                     events,
                     interrupt,

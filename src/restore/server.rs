@@ -35,7 +35,7 @@ pub struct StartedAgain {
 /// Stops the stack's server if it runs, and keeps anybody from starting it while the answer is held.
 pub(super) async fn stop(stack: &Stack, journal: &mut Journal, events: &Events) -> Result<Lock> {
     let lock = Lock::exclusive(&stack.lock_file("server"), "k1ops restore")?;
-    if server_runs(stack).await? {
+    if !journal.apart && server_runs(stack).await? {
         journal.server_stopped = true;
         journal.write(stack)?;
         crash::point("stop-noted");

@@ -86,6 +86,7 @@ pub async fn plan_undo(stack: &Stack) -> Result<UndoPlan> {
         of: last.id.clone(),
     };
     let mut journal = Journal::new(stack, action);
+    journal.apart = last.apart;
     for replacement in &last.replacements {
         require_kept(stack, replacement).await?;
         journal
@@ -103,7 +104,8 @@ pub async fn plan_undo(stack: &Stack) -> Result<UndoPlan> {
         undoes: last.describe(),
         done_at: last.started_at,
         parts: parts.collect(),
-        restarts_server: matches!(ServerState::read(stack)?, Remembered::Running(_)),
+        restarts_server: !journal.apart
+            && matches!(ServerState::read(stack)?, Remembered::Running(_)),
         journal,
     })
 }

@@ -6,6 +6,9 @@ mod load;
 mod locks;
 mod post_data;
 mod script;
+mod selection;
+
+pub use selection::Selection;
 
 use crate::adapters::postgres::{Address, Session, admin, quote_identifier, server_message};
 use crate::archive::{Archive, PostgresSource};
@@ -51,6 +54,20 @@ pub async fn restore_beside(
     events: &Events,
     interrupt: &Interrupt,
 ) -> Result<Restored> {
+    let all = Selection::default();
+    restore_selected(archive, address, database, &all, options, events, interrupt).await
+}
+
+/// The same with only some of the tables.
+pub async fn restore_selected(
+    archive: &Archive,
+    address: &Address,
+    database: &str,
+    selection: &Selection,
+    options: &Options,
+    events: &Events,
+    interrupt: &Interrupt,
+) -> Result<Restored> {
     let source = archive
         .manifest()
         .postgres()
@@ -60,7 +77,7 @@ pub async fn restore_beside(
         interrupt.check()?;
         // Not left halfway: the server would go on creating a database that nobody waits for.
         create(archive, source, address, database).await?;
-        let filled = fill(archive, source, &beside, options, events);
+        let filled = fill(archive, source, &beside, selection, options, events);
         interrupt.guard(filled).await
     };
     let result = work.await;
@@ -131,9 +148,11 @@ async fn fill(
     archive: &Archive,
     source: &PostgresSource,
     beside: &Address,
+    selection: &Selection,
     options: &Options,
     events: &Events,
 ) -> Result<Restored> {
+    let source = &selection.narrow(source);
     let step = format!("restoring database {}", source.database);
     events.started(&step);
     let leader = open(beside).await?;
@@ -146,22 +165,25 @@ async fn fill(
     .await?;
 
     load::all(archive, source, beside, options, events, &step).await?;
-    let large_objects = archive.manifest().members_in("postgres/large-objects");
-    for member in large_objects {
-        load::large_objects(archive, member, &leader).await?;
+    if selection.is_everything() {
+        for member in archive.manifest().members_in("postgres/large-objects") {
+            load::large_objects(archive, member, &leader).await?;
+        }
     }
     let sequences = archive.read_text("postgres/sequences.sql")?;
     execute_script(&leader, "setting the sequences", &sequences).await?;
 
     let post_data = archive.read_text("postgres/schema-post-data.sql")?;
-    post_data::all(
-        source,
-        beside,
-        script::without_psql_commands(&post_data),
-        options,
-        events,
-    )
-    .await?;
+    let mut post_data = script::without_psql_commands(&post_data).to_owned();
+    if !selection.is_everything() {
+        execute_script(&leader, "dropping other tables", &selection.drop_others()).await?;
+        let (kept, others) = selection.post_data(&post_data);
+        post_data = kept;
+        events.note(format!(
+            "left out {others} statements that belong to other tables, or need them"
+        ));
+    }
+    post_data::all(source, beside, &post_data, options, events).await?;
     let rows = check::all(source, beside, options, events).await?;
     events.finished(
         step,

@@ -153,13 +153,13 @@ fn key(statement: &str) -> Option<Vec<(String, Use)>> {
 }
 
 /// Whether a word is a whole name: quotes are closed in it.
-fn whole(name: &str) -> bool {
+pub(super) fn whole(name: &str) -> bool {
     name.matches('"').count().is_multiple_of(2)
 }
 
 /// A name without quotes, as a key: two names that differ only in quotes are the same here, which
 /// can at worst make two statements wait for each other.
-fn plain_name(name: &str) -> String {
+pub(super) fn plain_name(name: &str) -> String {
     name.replace('"', "")
 }
 
