@@ -165,3 +165,30 @@ fn deleting_what_is_kept_survives_a_death_of_the_restore_before_it() {
     assert_eq!(dumps(&scratch), new);
     assert_eq!(std::fs::read_dir(scratch.data()).unwrap().count(), 2);
 }
+
+#[test]
+fn live_data_stays_where_it_is_if_what_was_to_replace_it_is_gone() {
+    let (scratch, old, _) = prepared();
+    let restore = ["restore", "latest", "--yes", "--no-safety"];
+    assert!(kill_at(&scratch, "swapping-noted", &restore));
+    for entry in std::fs::read_dir(scratch.data()).unwrap() {
+        let new = entry.unwrap().path().join("new");
+        if new.exists() {
+            std::fs::remove_dir_all(new).unwrap();
+        }
+    }
+    scratch.run(&["backup"]).done();
+    assert_eq!(dumps(&scratch), old);
+    assert!(!scratch.run(&["status"]).err.contains("died"));
+}
+
+#[test]
+fn a_note_whose_writer_died_is_removed_by_the_next_run() {
+    let (scratch, ..) = prepared();
+    let folder = scratch.own().join("restores/20260101t000000z");
+    std::fs::create_dir_all(&folder).unwrap();
+    let half = folder.join(".k1ops-half");
+    std::fs::write(&half, "{").unwrap();
+    scratch.run(&["backup"]).done();
+    assert!(!half.exists());
+}

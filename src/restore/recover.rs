@@ -182,9 +182,9 @@ pub(super) async fn abandon(stack: &Stack, journal: &mut Journal) -> Result<()> 
             crash::point("abandoned-half");
         }
     }
-    journal.enter(Phase::Abandoned, stack)?;
+    // Before the last note, since nobody comes back after it.
     remove_empty_folders(stack, journal);
-    Ok(())
+    journal.enter(Phase::Abandoned, stack)
 }
 
 /// Swaps what is left to swap.
@@ -222,9 +222,8 @@ pub(super) async fn delete_kept(stack: &Stack, journal: &mut Journal) -> Result<
             }
         }
     }
-    journal.enter(Phase::Discarded, stack)?;
     remove_empty_folders(stack, journal);
-    Ok(())
+    journal.enter(Phase::Discarded, stack)
 }
 
 /// Tidies up; what is not empty stays.

@@ -94,8 +94,6 @@ pub fn of_psql(output: &str) -> Content {
 
 /// Writes out these tables for [`of_psql`].
 pub fn postgres_script(tables: &[&str]) -> String {
-    tables
-        .iter()
-        .map(|table| format!("\\echo @table {table}\nCOPY {table} TO STDOUT;\n"))
-        .collect()
+    let script = |table: &&str| format!("\\echo @table {table}\nCOPY {table} TO STDOUT;\n");
+    tables.iter().map(script).collect::<Vec<_>>().concat()
 }

@@ -198,7 +198,7 @@ pub fn inject(
                 other: None,
             }
         }
-        Kind::TwoAtOnce => two_at_once(ground, plain(), moment, at, dice),
+        Kind::TwoAtOnce => two_at_once(ground, plain(), moment, &at, dice),
     }
 }
 
@@ -370,7 +370,7 @@ fn two_at_once(
     ground: &Ground,
     command: Command,
     moment: Duration,
-    what: String,
+    at: &str,
     dice: &mut Dice,
 ) -> Disturbed {
     let mut first = ground.start(command, "run");
@@ -382,7 +382,7 @@ fn two_at_once(
     ]);
     let other = ground.start(ground.command(second), "other").end();
     let ended = first.end();
-    let what = format!("{second:?} {what}");
+    let what = format!("{second:?} {at}");
     Disturbed {
         ended,
         hit,

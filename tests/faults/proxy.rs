@@ -90,10 +90,7 @@ impl Sky {
 
     fn pump(&self, mut from: TcpStream, mut to: TcpStream, from_server: bool) {
         let mut buffer = [0; 2048];
-        loop {
-            let Ok(read @ 1..) = from.read(&mut buffer) else {
-                break;
-            };
+        while let Ok(read @ 1..) = from.read(&mut buffer) {
             match self.fate(read as u64, from_server) {
                 Fate::Pass(most) => {
                     let most = usize::try_from(most).unwrap();
