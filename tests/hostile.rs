@@ -126,6 +126,7 @@ fn append(tar: &mut Vec<u8>, piece: &Piece, mtime: u64) {
 
 type Trick = Box<dyn Fn(&mut Parts)>;
 
+#[allow(clippy::too_many_lines, reason = "it is a table")]
 fn tricks() -> Vec<(&'static str, Trick)> {
     let mut tricks: Vec<(&'static str, Trick)> = Vec::new();
     for path in [
