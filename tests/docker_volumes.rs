@@ -193,7 +193,7 @@ fn a_new_host_takes_the_archive(bench: &Bench) {
     let archive = std::fs::read_dir(&backups)
         .unwrap()
         .map(|entry| name(entry.unwrap()))
-        .find(|name| !name.contains("safety"))
+        .find(|name| name.starts_with("k1-") && !name.contains("safety"))
         .unwrap();
     let kept = bench.folder.path().join(&archive);
     std::fs::rename(backups.join(&archive), &kept).unwrap();
