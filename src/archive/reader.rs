@@ -6,12 +6,16 @@
 use super::manifest::{Header, Manifest, Member};
 use super::tape::{self, BLOCK, END};
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::interrupt::Interrupt;
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// How many raw bytes [`Archive::each_piece`] hands out at a time, at most.
+const PIECE: usize = 1 << 20;
 
 /// The largest `format.json`.
 const LARGEST_HEADER: u64 = 1 << 20;
@@ -119,6 +123,30 @@ impl Archive {
             decoder: member.codec.decoder(stored)?,
             left: member.raw_size,
         })
+    }
+
+    /// Hands out the raw bytes of all members of a folder, one after the other, in pieces.
+    pub fn each_piece(
+        &self,
+        folder: &str,
+        interrupt: &Interrupt,
+        mut take: impl FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let mut buffer = vec![0; PIECE];
+        for member in self.manifest().members_in(folder) {
+            let mut reader = self.reader(member)?;
+            loop {
+                interrupt.check()?;
+                let read = reader
+                    .read(&mut buffer)
+                    .map_err(|e| self.damaged(member, &e.to_string()))?;
+                if read == 0 {
+                    break;
+                }
+                take(&buffer[..read])?;
+            }
+        }
+        Ok(())
     }
 
     /// An error that names the archive.

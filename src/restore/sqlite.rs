@@ -9,7 +9,7 @@ use crate::error::{Context, Error, Result};
 use crate::event::{Events, Unit};
 use crate::interrupt::Interrupt;
 use rusqlite::Connection;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// What was restored, and found equal to the manifest.
@@ -80,24 +80,14 @@ impl Work {
         create_private_folder(self.place.parent().unwrap_or(Path::new(".")))?;
         let cannot = || format!("{} cannot be written", self.place.display());
         let mut file = create_private_file(&self.place)?;
-        let mut buffer = vec![0; 1 << 20];
-        let mut done = 0_u64;
         let total = Some(self.source.page_size * self.source.pages);
-        for member in self.archive.manifest().members_in(&self.source.folder) {
-            let mut reader = self.archive.reader(member)?;
-            loop {
-                self.interrupt.check()?;
-                let read = reader
-                    .read(&mut buffer)
-                    .map_err(|e| self.archive.damaged(member, &e.to_string()))?;
-                if read == 0 {
-                    break;
-                }
-                file.write_all(&buffer[..read]).context(cannot)?;
-                done += read as u64;
-            }
-            self.events.progress(&self.step, done, total, Unit::Bytes);
-        }
+        let mut done = 0_u64;
+        self.archive
+            .each_piece(&self.source.folder, &self.interrupt, |piece| {
+                done += piece.len() as u64;
+                self.events.progress(&self.step, done, total, Unit::Bytes);
+                file.write_all(piece).context(cannot)
+            })?;
         file.sync_all().context(cannot)
     }
 

@@ -13,7 +13,7 @@ use crate::store::sqlite::create_tables;
 use crate::store::{Place, Store};
 use rusqlite::types::Value;
 use rusqlite::{Connection, params_from_iter};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use tempfile::TempDir;
 
@@ -96,24 +96,14 @@ impl Loading {
     fn pages(&self, path: &Path, source: &SqliteSource) -> Result<()> {
         let cannot = || format!("{} cannot be written", path.display());
         let mut file = create_private_file(path)?;
-        let mut buffer = vec![0; 256 << 10];
-        let (mut done, total) = (0, Some(source.page_size * source.pages));
-        for member in self.archive.manifest().members_in(&source.folder) {
-            let mut reader = self.archive.reader(member)?;
-            loop {
-                self.interrupt.check()?;
-                let read = reader
-                    .read(&mut buffer)
-                    .map_err(|e| self.archive.damaged(member, &e.to_string()))?;
-                if read == 0 {
-                    break;
-                }
-                file.write_all(&buffer[..read]).context(cannot)?;
-                done += read as u64;
-            }
-            self.events.progress(STEP, done, total, Unit::Bytes);
-        }
-        Ok(())
+        let total = Some(source.page_size * source.pages);
+        let mut done = 0;
+        self.archive
+            .each_piece(&source.folder, &self.interrupt, |piece| {
+                done += piece.len() as u64;
+                self.events.progress(STEP, done, total, Unit::Bytes);
+                file.write_all(piece).context(cannot)
+            })
     }
 
     fn rows(&self, path: &Path, tables: &[&PostgresTable]) -> Result<()> {
