@@ -5,13 +5,10 @@
 //! be one that its server starts on and can read whole.
 
 use super::claim::Claim;
-use super::journal::{Action, Journal};
+use super::journal::{Journal, Replacement};
 use super::plan::{Part, PlannedPart, RestoreOptions, Safety, ServerPlan, server};
 use super::postgres::sql_file::{self, END_MARKER};
-use super::run::{
-    Around, RestoreReport, RestoredPart, give_up, lend, promote, replacement, save_present,
-    take_back, with_kept,
-};
+use super::run::{Around, Begun, RestoreReport, RestoredPart, lend, take_back};
 use super::swap::{address, server_of};
 use super::volume::{VolumeOf, fill_from};
 use super::{choose, crash};
@@ -27,7 +24,6 @@ use serde::Serialize;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 /// What a file holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -292,44 +288,15 @@ async fn execute(
     events: &Events,
     interrupt: &Interrupt,
 ) -> Result<RestoreReport> {
-    let begun = Instant::now();
     let parts = std::slice::from_ref(&plan.part);
-    let safety = match plan.safety {
-        Safety::Archive => Some(save_present(stack, parts, events, interrupt).await?),
-        Safety::NothingThere | Safety::Declined => None,
-    };
-    let action = Action::Restore {
-        archive: plan.file.clone(),
-        safety: safety.clone(),
-    };
-    let mut journal = Journal::new(stack, action);
-    let replacement = replacement(stack, &journal.id, &plan.part);
-    journal.replacements.push(replacement);
-    journal.write(stack)?;
-    crash::point("restoring-noted");
-    let restored = match beside(stack, &plan, &journal, events, interrupt).await {
-        Ok(part) => part,
-        Err(error) => {
-            give_up(stack, &mut journal, events).await;
-            return Err(error);
-        }
-    };
-    crash::point("restored-beside");
+    let begun = Begun::now(stack, &plan.file, plan.safety, parts, events, interrupt).await?;
+    let restored = beside(stack, &plan, &begun.journal, events, interrupt).await;
     let around = Around {
         start: plan.server == ServerPlan::Start,
         terminate_sessions: plan.terminate_sessions,
     };
-    let server = promote(stack, &mut journal, around, events, interrupt).await?;
-    Ok(RestoreReport {
-        stack: plan.stack,
-        archive: plan.file,
-        parts: with_kept(stack, vec![restored], &journal),
-        safety_archive: safety,
-        requeue_pending: server.is_none() && journal.requeue_pending,
-        server,
-        seconds: begun.elapsed().as_secs_f64(),
-        id: journal.id,
-    })
+    let restored = restored.map(|part| vec![part]);
+    begun.end(stack, restored, around, events, interrupt).await
 }
 
 async fn beside(
@@ -339,7 +306,6 @@ async fn beside(
     events: &Events,
     interrupt: &Interrupt,
 ) -> Result<RestoredPart> {
-    use super::journal::Replacement;
     let mut part = RestoredPart {
         what: plan.part.what().to_owned(),
         tables: 0,
@@ -376,5 +342,6 @@ async fn beside(
         }
         _ => return Err(Error::failed(format!("{} has no place to go", part.what))),
     }
+    crash::point("restored-beside");
     Ok(part)
 }

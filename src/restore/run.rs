@@ -90,7 +90,7 @@ pub async fn execute(
     let postgres = |part: &PlannedPart| matches!(part, PlannedPart::Postgres { .. });
     let needs_database = plan.parts.iter().any(postgres);
     let lent = lend(stack, needs_database, events, interrupt).await?;
-    let report = execute_lent(stack, plan, events, interrupt).await;
+    let report = Box::pin(execute_lent(stack, plan, events, interrupt)).await;
     take_back(stack, lent).await?;
     report
 }
@@ -122,48 +122,98 @@ async fn execute_lent(
     events: &Events,
     interrupt: &Interrupt,
 ) -> Result<RestoreReport> {
-    let begun = Instant::now();
-    let safety = match plan.safety {
-        Safety::Archive => Some(save_present(stack, &plan.parts, events, interrupt).await?),
-        Safety::NothingThere | Safety::Declined => None,
-    };
-    let action = Action::Restore {
-        archive: plan.archive.clone(),
-        safety: safety.clone(),
-    };
-    let mut journal = Journal::new(stack, action);
-    for part in &plan.parts {
-        let replacement = replacement(stack, &journal.id, part);
-        journal.replacements.push(replacement);
-    }
-    journal.write(stack)?;
-    crash::point("restoring-noted");
-    let parts = match restore_beside(stack, &journal, &plan, events, interrupt).await {
-        Ok(parts) => parts,
-        Err(error) => {
-            give_up(stack, &mut journal, events).await;
-            return Err(error);
-        }
-    };
+    let begun = Begun::now(
+        stack,
+        &plan.archive,
+        plan.safety,
+        &plan.parts,
+        events,
+        interrupt,
+    )
+    .await?;
+    let restored = restore_beside(stack, &begun.journal, &plan, events, interrupt).await;
     let around = Around {
         start: plan.server == ServerPlan::Start,
         terminate_sessions: plan.terminate_sessions,
     };
-    let server = promote(stack, &mut journal, around, events, interrupt).await?;
-    Ok(RestoreReport {
-        stack: plan.stack,
-        archive: plan.archive,
-        parts: with_kept(stack, parts, &journal),
-        safety_archive: safety,
-        requeue_pending: server.is_none() && journal.requeue_pending,
-        server,
-        seconds: begun.elapsed().as_secs_f64(),
-        id: journal.id,
-    })
+    begun.end(stack, restored, around, events, interrupt).await
+}
+
+/// A restore that is noted, and has replaced nothing yet.
+pub(super) struct Begun {
+    at: Instant,
+    archive: PathBuf,
+    safety: Option<PathBuf>,
+    pub(super) journal: Journal,
+}
+
+impl Begun {
+    /// Saves what is to be replaced, and notes what is going to happen.
+    pub(super) async fn now(
+        stack: &Stack,
+        archive: &Path,
+        safety: Safety,
+        parts: &[PlannedPart],
+        events: &Events,
+        interrupt: &Interrupt,
+    ) -> Result<Self> {
+        let at = Instant::now();
+        let safety = match safety {
+            Safety::Archive => Some(save_present(stack, parts, events, interrupt).await?),
+            Safety::NothingThere | Safety::Declined => None,
+        };
+        let action = Action::Restore {
+            archive: archive.to_owned(),
+            safety: safety.clone(),
+        };
+        let mut journal = Journal::new(stack, action);
+        for part in parts {
+            let replacement = replacement(stack, &journal.id, part);
+            journal.replacements.push(replacement);
+        }
+        journal.write(stack)?;
+        crash::point("restoring-noted");
+        Ok(Self {
+            at,
+            archive: archive.to_owned(),
+            safety,
+            journal,
+        })
+    }
+
+    /// Makes what was restored live, or gives all of it up.
+    pub(super) async fn end(
+        mut self,
+        stack: &Stack,
+        restored: Result<Vec<RestoredPart>>,
+        around: Around,
+        events: &Events,
+        interrupt: &Interrupt,
+    ) -> Result<RestoreReport> {
+        let journal = &mut self.journal;
+        let parts = match restored {
+            Ok(parts) => parts,
+            Err(error) => {
+                give_up(stack, journal, events).await;
+                return Err(error);
+            }
+        };
+        let server = promote(stack, journal, around, events, interrupt).await?;
+        Ok(RestoreReport {
+            stack: stack.name.clone(),
+            archive: self.archive,
+            parts: with_kept(stack, parts, journal),
+            safety_archive: self.safety,
+            requeue_pending: server.is_none() && journal.requeue_pending,
+            server,
+            seconds: self.at.elapsed().as_secs_f64(),
+            id: self.journal.id,
+        })
+    }
 }
 
 /// Backs up what is about to be replaced.
-pub(super) async fn save_present(
+async fn save_present(
     stack: &Stack,
     parts: &[PlannedPart],
     events: &Events,
@@ -197,7 +247,7 @@ fn is_replaced(source: &PlannedSource, parts: &[PlannedPart]) -> bool {
 }
 
 /// New and kept data lie in the folder of the live data: a rename never crosses file systems.
-pub(super) fn replacement(stack: &Stack, id: &str, part: &PlannedPart) -> Replacement {
+fn replacement(stack: &Stack, id: &str, part: &PlannedPart) -> Replacement {
     match part {
         PlannedPart::Sqlite { what, live, .. } => {
             let live = live.strip_prefix(&stack.folder).unwrap_or(live);
@@ -314,11 +364,7 @@ async fn restore_beside(
     Ok(parts)
 }
 
-pub(super) fn with_kept(
-    stack: &Stack,
-    mut parts: Vec<RestoredPart>,
-    journal: &Journal,
-) -> Vec<RestoredPart> {
+fn with_kept(stack: &Stack, mut parts: Vec<RestoredPart>, journal: &Journal) -> Vec<RestoredPart> {
     for (part, replacement) in parts.iter_mut().zip(&journal.replacements) {
         part.kept = (replacement.old() == Old::Kept).then(|| replacement.kept_at(stack));
     }
@@ -401,7 +447,7 @@ async fn exchange(
 }
 
 /// Removes what was made. What cannot be removed now is removed by the next run.
-pub(super) async fn give_up(stack: &Stack, journal: &mut Journal, events: &Events) {
+async fn give_up(stack: &Stack, journal: &mut Journal, events: &Events) {
     if let Err(error) = abandon(stack, journal).await {
         events.warning_with_hint(
             format!("what was restored beside the live data is still there: {error}"),
