@@ -46,6 +46,9 @@ struct GlobalArgs {
     /// Act on this stack
     #[arg(long, global = true, value_name = "NAME")]
     stack: Option<String>,
+    /// Open encrypted archives with the private keys in this file
+    #[arg(long, global = true, value_name = "FILE")]
+    identity: Option<PathBuf>,
     /// Print one JSON object on standard output
     #[arg(long, global = true)]
     json: bool,
@@ -93,6 +96,7 @@ fn execute(mut cli: Cli, ui: &Ui) -> Result<ExitCode> {
         file: cli.global.config.flatten(),
         stack: cli.global.stack,
         tier: cli.command.tier(),
+        identity: cli.global.identity,
     };
     let environment = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))

@@ -4,24 +4,43 @@ use crate::error::ErrorKind;
 
 /// What the process returns to its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
 pub enum ExitCode {
     /// Done.
-    Done = 0,
+    Done,
     /// Failed, or only tier 3 is left.
-    Failed = 1,
+    Failed,
     /// Wrong usage or configuration.
-    Usage = 2,
+    Usage,
     /// Something needed is missing or in use: ports, Docker, Java, disk.
-    Missing = 3,
+    Missing,
     /// The data is not what it should be: checksum, row counts, drill.
-    BadData = 4,
+    BadData,
     /// Another run holds the lock.
-    Locked = 5,
+    Locked,
     /// Refused for safety: needs `--yes`, or would overwrite.
-    Refused = 6,
+    Refused,
     /// Interrupted, and everything is as before.
-    Interrupted = 130,
+    Interrupted,
+    /// What a program that k1ops only stands in for has ended with. No command answers it.
+    Program(u8),
+}
+
+impl ExitCode {
+    /// The number that the process ends with.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::Missing => 3,
+            Self::BadData => 4,
+            Self::Locked => 5,
+            Self::Refused => 6,
+            Self::Interrupted => 130,
+            Self::Program(code) => code,
+        }
+    }
 }
 
 impl From<ErrorKind> for ExitCode {
@@ -40,6 +59,6 @@ impl From<ErrorKind> for ExitCode {
 
 impl From<ExitCode> for std::process::ExitCode {
     fn from(code: ExitCode) -> Self {
-        Self::from(code as u8)
+        Self::from(code.number())
     }
 }

@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | edge | [`cli`], [`commands`] | everything below |
 //! | output | [`ui`] | the foundation |
-//! | domain | [`demo`], [`doctor`], [`stack`], [`backup`], [`restore`], [`repository`], [`archive`], [`store`], [`conductor`] | adapters, the foundation |
+//! | domain | [`demo`], [`doctor`], [`schedule`], [`drill`], [`metrics`], [`validate`], [`notify`], [`audit`], [`plan`], [`worker`], [`agent`], [`stack`], [`backup`], [`restore`], [`repository`], [`wal`], [`archive`], [`store`], [`conductor`] | adapters, the foundation |
 //! | outside | [`adapters`] | the foundation |
 //! | foundation | [`config`], [`event`], [`error`], [`exit_code`], [`interrupt`] | each other |
 //!
@@ -16,7 +16,9 @@
 //! `tests/layers.rs` fails on an import that points upward.
 
 pub mod adapters;
+pub mod agent;
 pub mod archive;
+pub mod audit;
 pub mod backup;
 pub mod cli;
 pub mod commands;
@@ -24,14 +26,22 @@ pub mod conductor;
 pub mod config;
 pub mod demo;
 pub mod doctor;
+pub mod drill;
 pub mod error;
 pub mod event;
 pub mod exit_code;
 pub mod interrupt;
+pub mod metrics;
+pub mod notify;
+pub mod plan;
 pub mod repository;
 pub mod restore;
+pub mod schedule;
 pub mod stack;
 pub mod store;
 pub mod ui;
+pub mod validate;
+pub mod wal;
+pub mod worker;
 
 pub use cli::run;

@@ -269,6 +269,55 @@ fn damage_is_told_by_verify_and_list_with_exit_code_4() {
 }
 
 #[test]
+fn a_quick_look_finds_wrong_structure_and_says_what_it_does_not_prove() {
+    let scratch = Scratch::filled();
+    let path = scratch.backup();
+    let whole = std::fs::read(&path).unwrap();
+    let quick = scratch.run(&["verify", "--quick", "--json"]).done().json();
+    assert_eq!(quick["verified"]["depth"], "quick");
+    assert!(quick["unproven"].as_str().unwrap().contains("checksums"));
+    let said = scratch.run(&["verify", "--quick"]).done().out;
+    assert!(
+        said.contains("rows by its manifest") && said.contains("not checked"),
+        "{said}"
+    );
+    // A failure is noted even if a quick look found it; only a full one notes a proof.
+    let proven = || {
+        let notes = std::fs::read_dir(scratch.backups().join(".proofs"));
+        notes.into_iter().flatten().any(|note| {
+            let text = std::fs::read_to_string(note.unwrap().path()).unwrap();
+            text.contains("\"verified_at\": \"2")
+        })
+    };
+    assert!(!proven(), "a quick look is no proof");
+
+    let archive = Archive::open(&path).unwrap();
+    let members = &archive.manifest().members;
+    let largest = members.iter().max_by_key(|m| m.size).unwrap();
+    let (inside, header) = (largest.offset + largest.size / 2, largest.offset - 500);
+    let change = |at: u64| {
+        let mut changed = whole.clone();
+        changed[usize::try_from(at).unwrap()] ^= 1;
+        std::fs::write(&path, &changed).unwrap();
+    };
+    change(inside);
+    scratch.run(&["verify", "--quick"]).done();
+    scratch.run(&["verify"]).failed(4, &largest.path);
+    change(header);
+    scratch.run(&["verify", "--quick"]).failed(4, "tar header");
+    let cut = whole.len() - 512;
+    std::fs::write(&path, &whole[..cut]).unwrap();
+    let file = path.to_str().unwrap();
+    scratch
+        .run(&["verify", "--quick", file])
+        .failed(4, "truncated");
+    std::fs::write(&path, &whole).unwrap();
+    let full = scratch.run(&["verify", "--json"]).done().json();
+    assert!(full["unproven"].is_null());
+    assert!(proven(), "a full one is");
+}
+
+#[test]
 fn a_database_that_is_no_database_fails_and_leaves_no_archive() {
     let scratch = Scratch::filled();
     std::fs::write(scratch.db("k1"), [9; 8192]).unwrap();

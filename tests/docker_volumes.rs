@@ -10,8 +10,8 @@
 mod bench;
 
 use bench::{
-    Bench, assert_code, assert_says, docker, docker_out, http, is_workflow_there, lines_of,
-    testbed, text,
+    Bench, assert_code, assert_says, define_two_tasks, docker, docker_out, http, is_workflow_there,
+    lines_of, testbed, text,
 };
 use serde_json::Value;
 use std::process::{Child, Command, Stdio};
@@ -82,18 +82,7 @@ fn live_volume(bench: &Bench, name: &str) -> String {
 }
 
 fn begin_workflows(bench: &Bench) -> Vec<String> {
-    let task = |name: &str| {
-        format!(
-            r#"{{"name":"{name}","ownerEmail":"a@example.org","retryCount":0,
-                "timeoutSeconds":3600,"responseTimeoutSeconds":3600}}"#
-        )
-    };
-    let tasks = format!("[{},{}]", task("first"), task("second"));
-    http("POST", &bench.url("/api/metadata/taskdefs"), &tasks);
-    let workflow = r#"{"name":"kept","version":1,"schemaVersion":2,"ownerEmail":"a@example.org",
-        "tasks":[{"name":"first","taskReferenceName":"first","type":"SIMPLE"},
-                 {"name":"second","taskReferenceName":"second","type":"SIMPLE"}]}"#;
-    http("POST", &bench.url("/api/metadata/workflow"), workflow);
+    define_two_tasks(bench, "kept");
     (0..WORKFLOWS)
         .map(|_| http("POST", &bench.url("/api/workflow/kept"), "{}"))
         .collect()
@@ -334,7 +323,8 @@ fn a_stopped_stack_is_backed_up_and_stays_stopped() {
     let again = bench.run(&restore);
     assert_code(&again, 6);
     assert_says(&again, "is there already");
-    let output = bench.run(&["restore", "latest", "--only", "postgres", "--as", "x"]);
+    let both = format!("postgres,{logs}");
+    let output = bench.run(&["restore", "latest", "--only", &both, "--as", "x"]);
     assert_code(&output, 2);
     assert_eq!(docker_out(&["ps", "-q", "--filter", &running]), "");
     assert!(docker(&["volume", "inspect", &copy]).status.success());

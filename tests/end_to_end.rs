@@ -11,7 +11,7 @@
 mod support;
 
 use k1ops::conductor::{
-    Client, Requeued, Step, StepKind, TaskDefinition, WorkflowDefinition, WorkflowStatus, requeue,
+    Client, Requeued, Step, TaskDefinition, WorkflowDefinition, WorkflowStatus, requeue,
 };
 use k1ops::event::Events;
 use k1ops::interrupt::Interrupt;
@@ -208,16 +208,12 @@ async fn begin(client: &Client) -> Vec<String> {
         name: name.to_owned(),
         owner_email: "test@k1ops.invalid".to_owned(),
         retry_count: 0,
+        retry_delay_seconds: 60,
         timeout_seconds: 0,
         response_timeout_seconds: 600,
     };
     client.register_tasks(&TASKS.map(task)).await.unwrap();
-    let step = |name: &str, source: &str| Step {
-        name: name.to_owned(),
-        task_reference_name: name.to_owned(),
-        kind: StepKind::Simple,
-        input_parameters: object("n", json!(source)),
-    };
+    let step = |name: &str, source: &str| Step::simple(name, name, object("n", json!(source)));
     let chain = WorkflowDefinition {
         name: "end to end".to_owned(),
         version: 1,

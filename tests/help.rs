@@ -83,8 +83,8 @@ fn the_documented_exit_codes_are_those_of_the_code() {
         ErrorKind::Refused,
         ErrorKind::Interrupted,
     ];
-    let mut real: BTreeSet<u8> = kinds.map(|kind| ExitCode::from(kind) as u8).into();
-    real.insert(ExitCode::Done as u8);
+    let mut real: BTreeSet<u8> = kinds.map(|kind| ExitCode::from(kind).number()).into();
+    real.insert(ExitCode::Done.number());
     let page = include_str!("../docs/exit-codes.md");
     let documented: BTreeSet<u8> = page
         .lines()

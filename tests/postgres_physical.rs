@@ -85,6 +85,7 @@ async fn restore_into(
     let options = restore::Options {
         jobs: 2,
         tablespaces,
+        recovery: None,
     };
     let (events, interrupt) = (Events::silent(), Interrupt::default());
     restore::restore(&archive, &source, data, &options, &events, &interrupt).await

@@ -225,3 +225,177 @@ fn an_archive_of_a_server_is_no_archive_of_files() {
     assert!(said.contains("holds a PostgreSQL database"), "{said}");
     assert!(!other.path().join(".conductor/data").exists());
 }
+
+impl Stack {
+    /// A database that was restored under another name.
+    fn other(&self, name: &str) -> ScratchDatabase {
+        let url = self.database.url.replace(&self.database.name, name);
+        let name = name.to_owned();
+        ScratchDatabase { name, url }
+    }
+}
+
+const TABLES: &str = "SELECT relnamespace::regnamespace || '.' || relname FROM pg_class
+    WHERE relkind = 'r' AND relnamespace::regnamespace::text IN ('public', 'external') ORDER BY 1";
+
+#[test]
+fn one_table_is_restored_beside_the_live_data_with_its_indexes() {
+    let stack = Stack::new();
+    stack.database.run(
+        "CREATE TABLE owner(id int PRIMARY KEY); INSERT INTO owner VALUES (1);
+         ALTER TABLE task ADD COLUMN owner int REFERENCES owner DEFAULT 1;
+         CREATE INDEX by_body ON task(md5(body)); CREATE VIEW both_of AS SELECT body FROM task, owner;",
+    );
+    stack.done(&["backup", "--json"]);
+    stack.database.run("DELETE FROM task WHERE id > 10");
+    let live = stack.sum();
+    let name = format!("{}_k1ops_one", stack.database.name);
+    let only = ["--only", "postgres:public.task", "--as", &name, "--json"];
+    let command = [["restore", "latest"].as_slice(), &only].concat();
+    let plan = stack.done(&[command.as_slice(), &["--dry-run"]].concat());
+    assert_eq!(plan["rows"], 3000);
+    assert_eq!(stack.others(), Vec::<String>::new(), "a plan makes nothing");
+    let report = stack.done(&command);
+    assert_eq!(
+        (&report["tables"], &report["rows"]),
+        (&1.into(), &3000.into())
+    );
+    assert_eq!(stack.others(), [name.as_str()], "nothing else is left");
+    assert_eq!(stack.sum(), live, "the live data is not touched");
+    let other = stack.other(&name);
+    assert_eq!(other.column(TABLES), ["public.task"]);
+    assert_eq!(other.column("SELECT count(*) FROM task"), ["3000"]);
+    let indexes = "SELECT indexname FROM pg_indexes WHERE tablename = 'task' ORDER BY 1";
+    assert_eq!(other.column(indexes), ["by_body", "task_pkey"]);
+    // Nothing is overwritten, and there is nothing to take back.
+    let again = stack.run(&command);
+    assert_eq!(again.status.code(), Some(6), "{again:?}");
+    assert_eq!(other.column("SELECT count(*) FROM task"), ["3000"]);
+    assert!(!stack.run(&["undo", "--yes"]).status.success());
+    on_server(&format!("DROP DATABASE {name}"));
+    stack.done(&[
+        "restore",
+        "latest",
+        "--only",
+        "postgres:external",
+        "--as",
+        &name,
+    ]);
+    assert_eq!(stack.other(&name).column(TABLES), ["external.payload"]);
+}
+
+#[test]
+fn a_partition_and_a_child_are_restored_without_their_parents() {
+    let stack = Stack::new();
+    stack.database.run(
+        "CREATE TABLE part(id int, t text, PRIMARY KEY (id)) PARTITION BY RANGE (id);
+         CREATE TABLE part_1 PARTITION OF part FOR VALUES FROM (0) TO (10);
+         CREATE TABLE part_2 PARTITION OF part FOR VALUES FROM (10) TO (20);
+         INSERT INTO part SELECT i, i FROM generate_series(0, 19) i;
+         CREATE TABLE \"Odd name\"(id int); INSERT INTO \"Odd name\" VALUES (1), (2);
+         CREATE TABLE child(more int) INHERITS (\"Odd name\"); INSERT INTO child VALUES (3, 4);",
+    );
+    stack.done(&["backup", "--json"]);
+    let name = format!("{}_k1ops_few", stack.database.name);
+    stack.database.run("DROP TABLE part, \"Odd name\" CASCADE");
+    let only = "postgres:public.part_2,postgres:public.child,postgres:public.Odd name";
+    stack.done(&["restore", "latest", "--only", only, "--as", &name]);
+    let other = stack.other(&name);
+    assert_eq!(
+        other.column(TABLES),
+        ["public.\"Odd name\"", "public.child", "public.part_2"].map(|n| n.replace('"', ""))
+    );
+    assert_eq!(other.column("SELECT count(*) FROM part_2"), ["10"]);
+    assert_eq!(other.column("SELECT count(*) FROM \"Odd name\""), ["3"]);
+}
+
+#[test]
+fn what_cannot_be_restored_alone_is_said_before_anything_is_done() {
+    let stack = Stack::new();
+    stack.done(&["backup", "--json"]);
+    for (arguments, said) in [
+        (["--only", "postgres:public.task"].as_slice(), "--as"),
+        (&["--as", "x"], "--only"),
+        (&["--only", "postgres,volumes", "--as", "x"], "one by one"),
+        (
+            &["--only", "postgres:public.tusk", "--as", "x"],
+            "public.task",
+        ),
+        (&["--only", "volume"], "postgres:SCHEMA"),
+        (&["--only", "postgres", "--as", ""], "name of a database"),
+    ] {
+        let output = stack.run(&[["restore", "latest"].as_slice(), arguments].concat());
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {err}");
+        assert!(err.contains(said), "{arguments:?}: {err}");
+    }
+}
+
+#[test]
+fn a_restore_of_one_table_that_dies_leaves_nothing_half_made() {
+    let stack = Stack::new();
+    stack.done(&["backup", "--json"]);
+    let live = stack.sum();
+    let name = format!("{}_k1ops_one", stack.database.name);
+    for step in ["restoring-noted", "restored-beside", "new-moved"] {
+        let only = ["--only", "postgres:public.task", "--as", &name];
+        let output = stack
+            .sandbox
+            .k1ops(&[["restore", "latest"].as_slice(), &only].concat())
+            .env(VARIABLE, step)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), None, "{step}: {output:?}");
+        // Made by somebody else meanwhile, it is not what the next run removes.
+        if step == "restoring-noted" {
+            on_server(&format!("CREATE DATABASE {name}"));
+        }
+        stack.done(&["backup", "--json"]);
+        assert_eq!(stack.sum(), live, "{step}");
+        let there = if step == "restored-beside" {
+            vec![]
+        } else {
+            vec![name.clone()]
+        };
+        assert_eq!(stack.others(), there, "{step}");
+        on_server(&format!("DROP DATABASE IF EXISTS {name}"));
+    }
+}
+
+#[test]
+fn a_partitioned_table_and_a_view_of_it_come_back_whole() {
+    let stack = Stack::new();
+    stack.database.run(
+        "CREATE SCHEMA s;
+         CREATE TABLE s.part(id int, t text, PRIMARY KEY (id)) PARTITION BY RANGE (id);
+         CREATE TABLE s.part_1 PARTITION OF s.part FOR VALUES FROM (0) TO (10);
+         CREATE TABLE public.part_2 PARTITION OF s.part FOR VALUES FROM (10) TO (20);
+         CREATE INDEX by_t ON s.part(t);
+         INSERT INTO s.part SELECT i, i FROM generate_series(0, 19) i;
+         CREATE MATERIALIZED VIEW s.seen AS SELECT count(*) AS n FROM s.part;
+         CREATE MATERIALIZED VIEW s.other AS SELECT count(*) AS n FROM task;",
+    );
+    stack.done(&["backup", "--json"]);
+    let name = format!("{}_k1ops_part", stack.database.name);
+    let only = ["--only", "postgres:s.part", "--as", &name, "--json"];
+    let report = stack.done(&[["restore", "latest"].as_slice(), &only].concat());
+    assert_eq!(
+        (&report["tables"], &report["rows"]),
+        (&2.into(), &20.into())
+    );
+    let other = stack.other(&name);
+    assert_eq!(other.column("SELECT count(*) FROM s.part"), ["20"]);
+    assert_eq!(other.column("SELECT n FROM s.seen"), ["20"]);
+    let views = "SELECT matviewname FROM pg_matviews";
+    assert_eq!(
+        other.column(views),
+        ["seen"],
+        "one that needs other tables goes"
+    );
+    let valid = "SELECT bool_and(indisvalid) FROM pg_index WHERE indrelid = 's.part'::regclass";
+    assert_eq!(
+        other.column(valid),
+        ["t"],
+        "indexes of partitions are attached"
+    );
+}

@@ -310,3 +310,86 @@ fn an_archive_of_files_is_no_archive_of_a_server() {
         .failed(4, "keeps its data in PostgreSQL");
     assert_eq!(scratch.hashes(), before);
 }
+
+#[test]
+fn a_table_or_a_database_comes_back_into_a_file_of_its_own() {
+    let scratch = Scratch::filled();
+    let connection = k1ops::adapters::sqlite::open_existing(&scratch.db("conductor")).unwrap();
+    connection
+        .execute_batch(
+            "CREATE VIEW named AS SELECT name FROM workflow;
+             CREATE TRIGGER t AFTER INSERT ON workflow BEGIN INSERT INTO pair VALUES (1, 2); END;",
+        )
+        .unwrap();
+    drop(connection);
+    let whole = dump(&scratch.db("conductor"));
+    let archive = scratch.backup();
+    let archive = archive.to_str().unwrap();
+    change(&scratch);
+    let live = dumps(&scratch);
+    let (one, all) = (scratch.path().join("one.db"), scratch.path().join("all.db"));
+    let (one_name, all_name) = (one.to_str().unwrap(), all.to_str().unwrap());
+    let table = [
+        "restore",
+        archive,
+        "--only",
+        "conductor:workflow",
+        "--as",
+        one_name,
+    ];
+    let plan = scratch
+        .run(&[&table[..], &["--dry-run", "--json"]].concat())
+        .done()
+        .json();
+    assert_eq!((plan["rows"].as_u64(), one.exists()), (Some(400), false));
+    // Killed at any point, nothing half made stays.
+    for step in ["restoring-noted", "restored-beside"] {
+        let said = scratch.with(&[(k1ops::restore::crash::VARIABLE, step)], &table);
+        assert_eq!(said.code, None, "{step}");
+        scratch.backup();
+        assert_eq!(hidden(scratch.path()), 0, "{step}");
+    }
+    scratch.run(&table).done();
+    assert_eq!(count(&one, "workflow"), 400);
+    assert_eq!(integrity(&one), "ok");
+    let made = k1ops::adapters::sqlite::open_read_only(&one).unwrap();
+    let names = "SELECT group_concat(name) FROM (SELECT name FROM sqlite_schema ORDER BY name)";
+    let names: String = made.query_row(names, [], |row| row.get(0)).unwrap();
+    assert_eq!(names, "by_name,workflow");
+    scratch.run(&table).failed(6, "there already");
+    scratch
+        .run(&["restore", archive, "--only", "conductor", "--as", all_name])
+        .done();
+    assert_eq!(dump(&all), whole);
+    assert_eq!(hidden(scratch.path()), 0);
+    assert_eq!(dumps(&scratch), live, "what is live is not touched");
+    for (only, said) in [
+        ("conductor:workfow", "conductor:workflow"),
+        ("sqlite", "holds more"),
+    ] {
+        let file = scratch.path().join("no.db");
+        let arguments = [
+            "restore",
+            archive,
+            "--only",
+            only,
+            "--as",
+            file.to_str().unwrap(),
+        ];
+        scratch.run(&arguments).failed(2, said);
+    }
+    scratch
+        .run(&["restore", archive, "--only", "conductor:workflow"])
+        .failed(2, "--as");
+}
+
+/// Folders of a restore's own.
+fn hidden(folder: &Path) -> usize {
+    std::fs::read_dir(folder)
+        .unwrap()
+        .filter(|entry| {
+            let name = entry.as_ref().unwrap().file_name();
+            name.to_string_lossy().starts_with(".k1ops-")
+        })
+        .count()
+}

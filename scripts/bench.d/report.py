@@ -59,6 +59,10 @@ def targets(result):
         add("whole stack: size against the guide's", all_of_ours["bytes"] / theirs["bytes"], 0.5)
     if start := result.get("start_up"):
         add("start-up in ms", max(s["median_ms"] for s in start.values()), 10)
+    if done := result.get("workers"):
+        by_k1ops, *by_python = [run["per_second"] for run in done["runs"].values()]
+        for peer, rate in zip(list(done["runs"])[1:], by_python, strict=True):
+            add(f"worker: workflows a second of {peer} over k1ops'", rate / by_k1ops, 0.5)
     add("physical: time against the best peer", None, 1.0, "not run")
     if result.get("physical"):
         out.pop()
@@ -105,6 +109,11 @@ def text(result):
         rows = [[n, f"{e['tps']['median']:.0f}", f"{e['tps']['min']:.0f}..{e['tps']['max']:.0f}", e.get("backup_wall_s", ""),
                  e.get("transactions_lost_per_backup", "")] for n, e in result["effect"].items()]
         parts.append("pgbench beside a backup\n\n" + table(["beside", "tps", "min..max", "backup s", "lost per backup"], rows))
+    if done := result.get("workers"):
+        rows = [[name, run["per_second"], f"{run['seconds']['min']:.1f}..{run['seconds']['max']:.1f}", run["peak_mib"]]
+                for name, run in done["runs"].items()]
+        parts.append(f"{done['workflows']} workflows of one task, {done['threads']} at once\n\n"
+                     + table(["through", "a second", "s, min..max", "peak MiB"], rows))
     rows = [[t["target"], "-" if t["measured"] is None else t["measured"], t["at_most"],
              {True: "met", False: "NOT MET", None: "not run"}[t["met"]], t["note"]] for t in result["targets"]]
     parts.append("Targets\n\n" + table(["target", "measured", "at most", "", "note"], rows))

@@ -15,6 +15,7 @@ import measure
 import report
 import sections
 import stack
+import workers
 from server import Server
 
 
@@ -25,7 +26,7 @@ def arguments():
     parser.add_argument("--json", type=pathlib.Path, help="write the numbers to this file")
     parser.add_argument("--seed", type=int, default=1, help="another number makes another database")
     parser.add_argument("--quick", action="store_true", help="a smoke run: 50 MB, two rounds, sizes 1x and 2x of that")
-    parser.add_argument("--only", default="", help="sections, such as backups,restores,scaling,effect,floor,start_up,physical,stack")
+    parser.add_argument("--only", default="", help="sections, such as backups,restores,scaling,effect,floor,start_up,physical,stack,workers")
     return parser.parse_args()
 
 
@@ -61,13 +62,15 @@ def main():
 
     seed_file = seeded(server, os.environ["BENCH_CACHE"])
     steps = ([1, 2] if args.quick else [1, 2, 4]) if on("scaling") else [1]
+    if wanted == {"workers"}:
+        steps = []
     databases, sizes = {}, {}
     for step in steps:
         begun, name = time.monotonic(), f"bench_{step}x"
         size = generate.fill(server, name, seed_file, int(generate.EXECUTIONS * scale * step), args.seed)
         databases[step], sizes[str(step)] = name, {"bytes": size, "scale": scale * step}
         say(f"{name}: {size / 1e6:.0f} MB, made in {time.monotonic() - begun:.0f} s")
-    main_database = databases[1]
+    main_database = databases.get(1)
     calibrations, loads = [measure.calibration()], [os.getloadavg()[0]]
     result = {"database": sizes, "rounds": rounds, "seed": args.seed, "missing": os.environ.get("BENCH_MISSING", "").split()}
 
@@ -87,6 +90,7 @@ def main():
     section("physical", lambda: sections.physical(bench, list(databases.values())[1:], max(1, rounds // 2), say))
     if os.environ.get("K1OPS_TESTBED_POSTGRES_IMAGE"):
         section("stack", lambda: stack.stack(bench, main_database, max(2, rounds // 2), say))
+    section("workers", lambda: workers.workers(bench, 100 if args.quick else 1000, 1 if args.quick else max(1, rounds // 2), 4, say))
     result["machine"] = {"cpus": os.cpu_count(), "load": [round(x, 1) for x in loads],
                          "calibration_s": measure.spread(calibrations)}
     result["targets"] = report.targets(result)

@@ -48,7 +48,7 @@ def restores(bench, source, rounds, say):
 
 
 def counts(server, database):
-    sql = " UNION ALL ".join(f"SELECT '{t}', count(*) FROM {t}" for t in COUNTED)
+    sql = " UNION ALL ".join(f"SELECT '{t}', count(*) FROM {t}" for t in COUNTED) + " ORDER BY 1"
     return server.value(database, sql)
 
 

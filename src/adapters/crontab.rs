@@ -1,11 +1,16 @@
-//! What this host runs by the clock: crontabs and systemd timers. It reads; it changes nothing.
+//! What this host runs by the clock: crontabs and systemd timers. It changes nothing but the
+//! crontab of the user, and that as a whole.
 
 use super::process::output_within;
-use chrono::{DateTime, Local, TimeDelta, Utc};
+use crate::error::{Context, Error, ErrorKind, Result};
+use chrono::{DateTime, Local, TimeDelta, TimeZone, Utc};
+use chrono_tz::Tz;
 use croner::Cron;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::str::FromStr;
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 
 /// How long `crontab -l` may take.
 const ASKING: Duration = Duration::from_secs(1);
@@ -23,6 +28,8 @@ pub struct Scheduled {
     pub by_systemd: bool,
     /// It is switched on: a systemd timer may be there and not be enabled.
     pub enabled: bool,
+    /// When, as the timers that k1ops installs say it for cron, with the time zone.
+    pub exactly: Option<(String, Tz)>,
 }
 
 impl Scheduled {
@@ -30,17 +37,16 @@ impl Scheduled {
     /// expression is not understood.
     #[must_use]
     pub fn last_due(&self, now: DateTime<Utc>) -> Option<(DateTime<Utc>, TimeDelta)> {
+        if let Some((expression, zone)) = &self.exactly {
+            return last_two(expression, &now.with_timezone(zone));
+        }
         let expression = if self.by_systemd {
             calendar_as_cron(&self.when)?
         } else {
             cron_expression(&self.when)?
         };
-        let cron = Cron::from_str(&expression).ok()?;
         // cron goes by the host's own time zone.
-        let local = now.with_timezone(&Local);
-        let last = cron.find_previous_occurrence(&local, false).ok()?;
-        let before = cron.find_previous_occurrence(&last, false).ok()?;
-        Some((last.to_utc(), last - before))
+        last_two(&expression, &now.with_timezone(&Local))
     }
 
     /// The program's path as it is written: the first word that ends in `name`.
@@ -52,6 +58,17 @@ impl Scheduled {
             .find(|word| Path::new(word).file_name().is_some_and(|file| file == name))
             .map(PathBuf::from)
     }
+}
+
+/// The last time before `now`, and how long before that the one before it was.
+fn last_two<Z: TimeZone>(
+    expression: &str,
+    now: &DateTime<Z>,
+) -> Option<(DateTime<Utc>, TimeDelta)> {
+    let cron = Cron::from_str(expression).ok()?;
+    let last = cron.find_previous_occurrence(now, false).ok()?;
+    let before = cron.find_previous_occurrence(&last, false).ok()?;
+    Some((last.to_utc(), last - before))
 }
 
 /// Every command that mentions `word`, in the crontabs and timers that this user may read.
@@ -72,6 +89,55 @@ pub async fn mentioning(word: &str) -> Vec<Scheduled> {
     }
     found.retain(|scheduled| scheduled.command.contains(word));
     found
+}
+
+/// Whether there is a program to read and write the user's crontab with.
+#[must_use]
+pub fn is_installed() -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join("crontab").is_file())
+}
+
+/// The user's crontab to the byte; none if there is none.
+pub async fn read_own() -> Result<Option<Vec<u8>>> {
+    let cannot = || "the user's crontab cannot be read";
+    let mut command = tokio::process::Command::new("crontab");
+    // What it says is compared with English.
+    command.arg("-l").env("LC_ALL", "C").stdin(Stdio::null());
+    let output = command
+        .output()
+        .await
+        .context_kind(ErrorKind::Missing, cannot)?;
+    if output.status.success() {
+        return Ok(Some(output.stdout));
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    if said.contains("no crontab for") || said.contains("can't open") {
+        return Ok(None);
+    }
+    Err(Error::failed(format!("{}: {}", cannot(), said.trim())))
+}
+
+/// Replaces the user's crontab. An empty one is removed.
+pub async fn write_own(crontab: &[u8]) -> Result<()> {
+    let cannot = || "the user's crontab cannot be written";
+    let mut command = tokio::process::Command::new("crontab");
+    command.arg(if crontab.is_empty() { "-r" } else { "-" });
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().context_kind(ErrorKind::Missing, cannot)?;
+    if let Some(mut input) = child.stdin.take() {
+        // One that does not read says why below.
+        let _ = input.write_all(crontab).await;
+    }
+    let output = child.wait_with_output().await.context(cannot)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(Error::failed(format!("{}: {}", cannot(), said.trim())))
 }
 
 /// Whether something runs that works through crontabs.
@@ -126,6 +192,7 @@ fn lines(text: &str, place: &str, names_user: bool) -> Vec<Scheduled> {
             command: command.to_owned(),
             by_systemd: false,
             enabled: true,
+            exactly: None,
         });
     }
     found
@@ -192,7 +259,7 @@ fn timers(folder: &Path) -> Vec<Scheduled> {
             .map_or_else(|| timer.with_extension("service"), |unit| folder.join(unit));
         let command = std::fs::read_to_string(service)
             .ok()
-            .and_then(|text| setting(&text, "ExecStart"));
+            .and_then(|text| in_folder(&text));
         let Some(command) = command else {
             continue;
         };
@@ -200,6 +267,8 @@ fn timers(folder: &Path) -> Vec<Scheduled> {
         found.push(Scheduled {
             when: setting(&text, "OnCalendar").unwrap_or_default(),
             command,
+            exactly: setting(&text, "Cron")
+                .zip(setting(&text, "TimeZone").and_then(|zone| zone.parse().ok())),
             by_systemd: true,
             enabled: folder
                 .join("timers.target.wants")
@@ -210,6 +279,15 @@ fn timers(folder: &Path) -> Vec<Scheduled> {
         });
     }
     found
+}
+
+/// What a service runs, as a shell would be told.
+fn in_folder(service: &str) -> Option<String> {
+    let command = setting(service, "ExecStart")?;
+    Some(match setting(service, "WorkingDirectory") {
+        Some(folder) => format!("cd {folder} && {command}"),
+        None => command,
+    })
 }
 
 fn setting(unit: &str, name: &str) -> Option<String> {
@@ -261,6 +339,7 @@ mod tests {
                 command: String::new(),
                 by_systemd,
                 enabled: true,
+                exactly: None,
             };
             let (last, apart) = scheduled.last_due(now).unwrap();
             assert!(

@@ -5,8 +5,9 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use rustix::fs::FlockOperation;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Creates `folder` and what is above it, readable by the owner only.
 pub fn create_private_folder(folder: &Path) -> Result<()> {
@@ -56,9 +57,32 @@ pub fn is_half_written(path: &Path) -> bool {
     name.to_string_lossy().starts_with(HALF_WRITTEN)
 }
 
+/// Removes what [`write_atomically`] left in `folder` at least `age` ago when its process died. With
+/// no age, nobody may be writing there.
+pub fn remove_half_written(folder: &Path, age: Duration) -> Result<()> {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let changed = entry.metadata().and_then(|found| found.modified()).ok();
+        let is_old = changed.is_some_and(|at| at.elapsed().unwrap_or_default() >= age);
+        if is_half_written(&path) && is_old {
+            remove_if_there(&path)?;
+        }
+    }
+    Ok(())
+}
+
 /// Writes `contents` to `path` so that readers see the old file or the new one, never a part;
 /// mode 0600.
 pub fn write_atomically(path: &Path, contents: &[u8]) -> Result<()> {
+    write_with_mode(path, contents, 0o600)
+}
+
+/// The same for what every user of this host may read; mode 0644.
+pub fn write_atomically_for_all(path: &Path, contents: &[u8]) -> Result<()> {
+    write_with_mode(path, contents, 0o644)
+}
+
+fn write_with_mode(path: &Path, contents: &[u8], mode: u32) -> Result<()> {
     // The parent of a bare name is empty.
     let folder = path
         .parent()
@@ -66,14 +90,51 @@ pub fn write_atomically(path: &Path, contents: &[u8]) -> Result<()> {
     let folder = folder.unwrap_or(Path::new("."));
     create_private_folder(folder)?;
     let cannot = || format!("{} cannot be written", path.display());
-    let mut file = tempfile::Builder::new()
-        .prefix(HALF_WRITTEN)
-        .tempfile_in(folder)
-        .context(cannot)?;
-    file.write_all(contents).context(cannot)?;
-    file.as_file().sync_all().context(cannot)?;
+    let file = half_written(folder, contents, mode).context(cannot)?;
     file.persist(path).context(cannot)?;
     sync_folder(folder)
+}
+
+/// A durable file in `folder` that has no name of its own yet.
+fn half_written(
+    folder: &Path,
+    contents: &[u8],
+    mode: u32,
+) -> std::io::Result<tempfile::NamedTempFile> {
+    let mut file = tempfile::Builder::new()
+        .prefix(HALF_WRITTEN)
+        .tempfile_in(folder)?;
+    file.write_all(contents)?;
+    file.as_file()
+        .set_permissions(std::fs::Permissions::from_mode(mode))?;
+    file.as_file().sync_all()?;
+    Ok(file)
+}
+
+/// Writes `contents` to `path`, which must be free: durably, mode 0600, all of it or nothing. Answers
+/// `false`, and changes nothing, if something is there already.
+pub fn write_new(path: &Path, contents: &[u8]) -> Result<bool> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let cannot = || format!("{} cannot be written", path.display());
+    let file = half_written(folder, contents, 0o600).context(cannot)?;
+    match file.persist_noclobber(path) {
+        Ok(_) => {
+            sync_folder(folder)?;
+            Ok(true)
+        }
+        Err(error) if error.error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error.error).context(cannot),
+    }
+}
+
+/// Creates `folder`, readable by the owner only, inside of one that is there, and makes that survive a
+/// power cut.
+pub fn create_durable_folder(folder: &Path) -> Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    create_private_folder(folder)?;
+    folder.parent().map_or(Ok(()), sync_folder)
 }
 
 /// Opens a new file for reading and writing, mode 0600; it must not exist.
@@ -210,6 +271,13 @@ impl PartialFile {
         }
         self.published = true;
         sync_folder(path.parent().unwrap_or(Path::new(".")))
+    }
+
+    /// Gives the file its final name in place of what has it now, durably.
+    pub fn replace(mut self, path: &Path) -> Result<()> {
+        rename_durably(&self.partial, path)?;
+        self.published = true;
+        Ok(())
     }
 }
 

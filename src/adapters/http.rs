@@ -28,15 +28,42 @@ pub fn socket_client(socket: &Path, timeout: Duration) -> Result<reqwest::Client
 /// A client that goes out, through the proxy that the environment names, and verifies what it
 /// meets against the host's certificate authorities.
 pub fn outside_client() -> Result<reqwest::Client> {
+    go_out(|client| {
+        client
+            // A transfer that makes no progress is broken; a slow one is not.
+            .read_timeout(Duration::from_secs(30))
+    })
+}
+
+/// A client for an object store. A part of an archive may take its time on a slow line, and what is
+/// asked for must not be answered by another server.
+pub fn storage_client() -> Result<reqwest::Client> {
+    go_out(|client| {
+        client
+            .redirect(reqwest::redirect::Policy::none())
+            .read_timeout(Duration::from_secs(120))
+    })
+}
+
+/// A client for short messages to the world outside. It follows no redirect, which would turn what is
+/// sent into a question, and answers within `timeout` or fails.
+pub fn message_client(timeout: Duration) -> Result<reqwest::Client> {
+    go_out(|client| {
+        client
+            .redirect(reqwest::redirect::Policy::none())
+            .timeout(timeout)
+    })
+}
+
+/// What all clients that go out have in common.
+fn go_out(
+    settings: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
+) -> Result<reqwest::Client> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    build(
-        reqwest::Client::builder()
-            .user_agent(concat!("k1ops/", env!("CARGO_PKG_VERSION")))
-            // A transfer that makes no progress is broken; a slow one is not.
-            .read_timeout(Duration::from_secs(30)),
-        roots,
-    )
+    let client =
+        reqwest::Client::builder().user_agent(concat!("k1ops/", env!("CARGO_PKG_VERSION")));
+    build(settings(client), roots)
 }
 
 fn build(builder: reqwest::ClientBuilder, roots: rustls::RootCertStore) -> Result<reqwest::Client> {

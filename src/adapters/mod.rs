@@ -1,6 +1,7 @@
 //! The only place that touches the outside: files, processes, databases, the network. Nothing here
 //! knows what a stack, an archive or a command is.
 
+pub mod bucket;
 pub mod compose;
 pub mod crontab;
 pub mod disk;
@@ -9,13 +10,19 @@ pub mod download;
 pub mod fs;
 pub mod host;
 pub mod http;
+pub mod http_server;
 pub mod log_file;
 #[cfg(test)]
 pub(crate) mod lying_server;
+pub mod mail;
 pub mod port;
 pub mod postgres;
 pub mod process;
 pub mod published;
 pub mod redis;
 pub mod sqlite;
+pub mod storage;
+pub mod supervised;
+pub mod systemd;
 pub mod tar_program;
+pub mod time_zone;

@@ -5,6 +5,7 @@ use crate::config::Compression;
 use crate::error::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::io::{Read, Write};
+use zstd::zstd_safe::CParameter;
 
 /// A member's compression.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,7 +35,11 @@ impl CodecSettings {
         match compression {
             Compression::Zstd => Self {
                 codec: Codec::Zstd,
-                level: if level == 0 { 3 } else { level.clamp(-7, 22) },
+                level: if level == 0 {
+                    ZSTD_LEVEL
+                } else {
+                    level.clamp(-7, 22)
+                },
             },
             Compression::Gzip => Self {
                 codec: Codec::Gzip,
@@ -53,8 +58,27 @@ impl CodecSettings {
     }
 }
 
+/// The default level of zstd.
+const ZSTD_LEVEL: i32 = 3;
+
+/// What the default level does differently from the library's own level 3, found by measuring rows
+/// of Conductor's tables: a window over the whole part, and more and longer matches to choose from.
+/// One per cent smaller for the same time. Any decoder reads it without options: 8 MiB of window
+/// is what the format's specification recommends to support.
+const ZSTD_DEFAULTS: [CParameter; 4] = [
+    CParameter::WindowLog(23),
+    CParameter::HashLog(18),
+    CParameter::ChainLog(16),
+    CParameter::MinMatch(6),
+];
+
 fn zstd_frame(raw: &[u8], level: i32) -> std::io::Result<Vec<u8>> {
     let mut compressor = zstd::bulk::Compressor::new(level)?;
+    if level == ZSTD_LEVEL {
+        for parameter in ZSTD_DEFAULTS {
+            compressor.set_parameter(parameter)?;
+        }
+    }
     compressor.include_checksum(true)?;
     compressor.include_contentsize(true)?;
     compressor.compress(raw)

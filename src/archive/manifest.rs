@@ -244,6 +244,9 @@ impl PhysicalSource {
     /// The name of the archive with the data directory.
     pub const BASE: &str = "base";
 
+    /// What the data directory of a server by URL goes under: no volume gives it a name.
+    pub const SERVER: &str = "postgres";
+
     /// The folder of an archive's parts.
     #[must_use]
     pub fn parts_folder(&self, archive: &PhysicalArchive) -> String {
@@ -428,6 +431,12 @@ impl Manifest {
             Source::Physical(physical) => Some(physical),
             _ => None,
         })
+    }
+
+    /// Whether the database is there only as the data directory of its server, not as rows.
+    #[must_use]
+    pub fn is_physical(&self) -> bool {
+        self.postgres().is_none() && self.physical().next().is_some()
     }
 
     /// The volumes that are there as files.

@@ -10,7 +10,9 @@ mod parts;
 mod pgdata;
 mod reader;
 mod rows;
+mod sealed;
 mod tape;
+mod tar_guard;
 pub mod tree;
 mod verify;
 mod writer;
@@ -25,6 +27,7 @@ pub use parts::{PartsReader, part_path};
 pub use pgdata::{Entry, PgDataCheck, walk};
 pub use reader::{Archive, MemberReader, SMALL_MEMBER};
 pub use rows::RowDigest;
+pub use sealed::{Keys, Lock, Opened, OwnKey, SEALED_EXTENSION, Seal, Sealing, is_sealed};
 pub use verify::{Depth, Verified, verify};
 pub use writer::{NewMember, Writer};
 

@@ -136,6 +136,6 @@ fn read_part(archive: &Archive, member: &Member) -> Result<Vec<u8>> {
     archive
         .reader(member)?
         .read_to_end(&mut raw)
-        .map_err(|e| archive.damaged(member, &e.to_string()))?;
+        .map_err(|e| archive.cannot_read(member, e))?;
     Ok(raw)
 }

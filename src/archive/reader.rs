@@ -4,13 +4,13 @@
 //! its SHA-256, and decompression stops at the size that the manifest promises.
 
 use super::manifest::{Header, Manifest, Member};
+use super::sealed::Seal;
 use super::tape::{self, BLOCK, END};
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::adapters::storage::{ReadAt, open_file};
+use crate::error::{Error, ErrorKind, Result};
 use crate::interrupt::Interrupt;
 use sha2::{Digest, Sha256};
-use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -30,9 +30,11 @@ pub const SMALL_MEMBER: u64 = 256 << 20;
 #[derive(Debug, Clone)]
 pub struct Archive {
     path: PathBuf,
-    file: Arc<File>,
+    file: Arc<dyn ReadAt>,
     size: u64,
     manifest: Arc<Manifest>,
+    /// What it says without its key, if it is encrypted.
+    seal: Option<Seal>,
 }
 
 impl Archive {
@@ -41,25 +43,33 @@ impl Archive {
     /// Fails with [`ErrorKind::BadData`] on a file that is empty, truncated, foreign, damaged or of
     /// a newer format.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|error| {
-            Error::new(
-                ErrorKind::Missing,
-                format!("archive {} cannot be opened", path.display()),
-            )
-            .because(error)
-            .hint("`k1ops list` shows which archives there are.")
-        })?;
-        let size = file
-            .metadata()
-            .context(|| format!("archive {} cannot be read", path.display()))?
-            .len();
-        let manifest = read_manifest(&file, size).map_err(|error| name(path, &error))?;
+        let (file, size) = open_file(path)?;
+        Self::over(path, file, size)
+    }
+
+    /// The same for `size` bytes that are known to the user as `path`.
+    pub fn over(path: &Path, file: Arc<dyn ReadAt>, size: u64) -> Result<Self> {
+        let manifest = read_manifest(&*file, size).map_err(|error| name(path, error))?;
         Ok(Self {
             path: path.to_path_buf(),
-            file: Arc::new(file),
+            file,
             size,
             manifest: Arc::new(manifest),
+            seal: None,
         })
+    }
+
+    /// The same archive, which was under this seal.
+    #[must_use]
+    pub fn under(mut self, seal: Seal) -> Self {
+        self.seal = Some(seal);
+        self
+    }
+
+    /// What it says without its key, if it is encrypted.
+    #[must_use]
+    pub fn seal(&self) -> Option<&Seal> {
+        self.seal.as_ref()
     }
 
     /// Where it is.
@@ -99,7 +109,7 @@ impl Archive {
         let mut reader = self.reader(member)?;
         reader
             .read_to_end(&mut raw)
-            .map_err(|e| self.damaged(member, &e.to_string()))?;
+            .map_err(|e| self.cannot_read(member, e))?;
         Ok(raw)
     }
 
@@ -125,7 +135,8 @@ impl Archive {
         })
     }
 
-    /// Hands out the raw bytes of all members of a folder, one after the other, in pieces.
+    /// Hands out the raw bytes of all members of a folder in pieces, one member after the other in the
+    /// order of their names. In the file they lie as they were ready.
     pub fn each_piece(
         &self,
         folder: &str,
@@ -133,13 +144,15 @@ impl Archive {
         mut take: impl FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
         let mut buffer = vec![0; PIECE];
-        for member in self.manifest().members_in(folder) {
+        let mut members: Vec<&Member> = self.manifest().members_in(folder).collect();
+        members.sort_by_key(|member| &member.path);
+        for member in members {
             let mut reader = self.reader(member)?;
             loop {
                 interrupt.check()?;
                 let read = reader
                     .read(&mut buffer)
-                    .map_err(|e| self.damaged(member, &e.to_string()))?;
+                    .map_err(|e| self.cannot_read(member, e))?;
                 if read == 0 {
                     break;
                 }
@@ -162,12 +175,35 @@ impl Archive {
         self.bad(format!("is damaged: member {}: {what}", member.path))
     }
 
-    pub(super) fn file(&self) -> &File {
-        &self.file
+    /// Reading a member failed: since it is damaged, or since what holds it cannot be reached.
+    #[must_use]
+    pub fn cannot_read(&self, member: &Member, error: std::io::Error) -> Error {
+        match error.downcast::<Error>() {
+            Ok(beneath) => {
+                let path = self.path.display();
+                Error::new(beneath.kind(), format!("archive {path} cannot be read"))
+                    .because(beneath)
+            }
+            Err(error) => self.damaged(member, &error.to_string()),
+        }
+    }
+
+    /// All of it as it is before encryption.
+    #[must_use]
+    pub fn bytes(&self) -> &dyn ReadAt {
+        &*self.file
+    }
+
+    pub(super) fn file(&self) -> &dyn ReadAt {
+        &*self.file
     }
 }
 
-fn name(path: &Path, error: &Error) -> Error {
+fn name(path: &Path, error: Error) -> Error {
+    // That it cannot be reached says nothing of the archive.
+    if error.kind() == ErrorKind::Failed {
+        return error;
+    }
     let hint = error.hint_text().map_or_else(
         || "Use another archive; `k1ops list` shows which there are.".to_owned(),
         str::to_owned,
@@ -179,7 +215,7 @@ fn name(path: &Path, error: &Error) -> Error {
     named.hint(hint)
 }
 
-fn read_manifest(file: &File, size: u64) -> Result<Manifest> {
+fn read_manifest(file: &dyn ReadAt, size: u64) -> Result<Manifest> {
     if size == 0 {
         return Err(Error::bad_data("the file is empty"));
     }
@@ -208,7 +244,7 @@ fn truncated() -> Error {
     )
 }
 
-fn read_header(file: &File, size: u64) -> Result<Header> {
+fn read_header(file: &dyn ReadAt, size: u64) -> Result<Header> {
     let foreign = || {
         Error::bad_data("the file was not written by k1ops backup").hint(
             "k1ops restores what `k1ops backup` wrote; `k1ops list` shows which archives there are.",
@@ -226,7 +262,7 @@ fn read_header(file: &File, size: u64) -> Result<Header> {
 
 /// Searches backwards for the header of `manifest.json`, whose content must end exactly where the
 /// end mark begins. Answers offset and length of the content.
-fn find_manifest(file: &File, size: u64) -> Result<Option<(u64, u64)>> {
+fn find_manifest(file: &dyn ReadAt, size: u64) -> Result<Option<(u64, u64)>> {
     let end = size - END;
     if tape::read_at(file, end, tape::END_LEN)?
         .iter()
@@ -258,7 +294,8 @@ fn check_layout(manifest: &Manifest, end: u64) -> Result<()> {
             .path
             .split('/')
             .all(|part| !matches!(part, "" | "." | ".."));
-        if !plain || member.path.contains(['\\', '\0']) || !paths.insert(&member.path) {
+        let fits = member.path.len() <= tape::LONGEST_NAME;
+        if !plain || !fits || member.path.contains(['\\', '\0']) || !paths.insert(&member.path) {
             return Err(Error::bad_data(format!(
                 "member {:?} has a forbidden path",
                 member.path
@@ -314,7 +351,7 @@ impl Read for MemberReader {
 
 /// Stored bytes of one member; the read that reaches the end checks the hash.
 struct Stored {
-    file: Arc<File>,
+    file: Arc<dyn ReadAt>,
     offset: u64,
     left: u64,
     sha256: Sha256,

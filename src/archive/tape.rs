@@ -1,8 +1,7 @@
 //! The tar around the members: headers, padding and the end mark (POSIX.1-1988 ustar).
 
+use crate::adapters::storage::ReadAt;
 use crate::error::{Context, Error, Result};
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 
 /// Tar's unit, in bytes.
 pub(super) const BLOCK: u64 = 512;
@@ -66,20 +65,23 @@ pub(super) fn parse(block: &[u8; BLOCK_LEN]) -> Option<Entry> {
 }
 
 /// Reads exactly `length` bytes at `offset`.
-pub(super) fn read_at(file: &File, offset: u64, length: usize) -> Result<Vec<u8>> {
+pub(super) fn read_at(file: &dyn ReadAt, offset: u64, length: usize) -> Result<Vec<u8>> {
     let mut bytes = vec![0; length];
     file.read_exact_at(&mut bytes, offset).map_err(|error| {
         if error.kind() == std::io::ErrorKind::UnexpectedEof {
             Error::bad_data("the archive ends too early")
         } else {
-            Error::failed("the archive cannot be read").because(error)
+            match error.downcast::<Error>() {
+                Ok(beneath) => beneath,
+                Err(error) => Error::failed("the archive cannot be read").because(error),
+            }
         }
     })?;
     Ok(bytes)
 }
 
 /// Reads the header block at `offset`.
-pub(super) fn entry_at(file: &File, offset: u64) -> Result<Option<Entry>> {
+pub(super) fn entry_at(file: &dyn ReadAt, offset: u64) -> Result<Option<Entry>> {
     let mut block = [0; BLOCK_LEN];
     block.copy_from_slice(&read_at(file, offset, BLOCK_LEN)?);
     Ok(parse(&block))

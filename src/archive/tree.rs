@@ -6,6 +6,7 @@
 //! back shows them.
 
 use super::RowDigest;
+use super::tar_guard::Guarded;
 use crate::error::{Context, Error, Result};
 use bytes::Bytes;
 use std::io::Read;
@@ -81,12 +82,14 @@ pub fn read_within(stream: &mut impl Read, limit: u64) -> Result<Tree> {
 /// The same, showing the path of each entry.
 pub fn read_each(stream: &mut impl Read, limit: u64, show: &mut dyn FnMut(&Path)) -> Result<Tree> {
     let mut tree = Tree::default();
-    let mut archive = tar::Archive::new(&mut *stream);
+    let mut guarded = Guarded::new(&mut *stream);
+    let mut archive = tar::Archive::new(&mut guarded);
     for entry in archive.entries().map_err(unreadable)? {
         let mut entry = entry.map_err(unreadable)?;
         let holes = Holes::of(&mut entry)?;
-        if holes.size > limit.saturating_sub(tree.bytes) {
-            return Err(Error::bad_data("a sparse file is larger than it can be"));
+        // An old sparse file's size is its holes' as well.
+        if holes.size.max(entry.size()) > limit.saturating_sub(tree.bytes) {
+            return Err(Error::bad_data("a file is larger than it can be"));
         }
         let (path, mut row) = describe(&entry, &holes)?;
         show(&path);
@@ -99,7 +102,7 @@ pub fn read_each(stream: &mut impl Read, limit: u64, show: &mut dyn FnMut(&Path)
         }
         tree.digest.add(&row);
     }
-    drain(stream)?;
+    drain(&mut guarded)?;
     Ok(tree)
 }
 

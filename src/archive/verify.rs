@@ -3,7 +3,7 @@
 use super::manifest::{Member, Source, VolumeSource};
 use super::tape::{self, BLOCK};
 use super::{Archive, PartsReader, RowDigest, parts, pgdata, tree};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{Events, Unit};
 use crate::interrupt::Interrupt;
 use serde::Serialize;
@@ -169,9 +169,10 @@ impl Work {
 
     /// The header must be to the byte what the writer wrote, and the padding zero.
     fn check_frame(&self, member: &Member) -> Result<()> {
-        check_tape(&self.archive, &member.path, member.offset, member.size).map_err(|_| {
-            self.archive
-                .damaged(member, "its tar header or padding is wrong")
+        let checked = check_tape(&self.archive, &member.path, member.offset, member.size);
+        checked.map_err(|error| {
+            let what = "its tar header or padding is wrong";
+            or_unread(error, || self.archive.damaged(member, what))
         })
     }
 
@@ -183,7 +184,7 @@ impl Work {
             self.interrupt.check()?;
             let read = reader
                 .read(buffer)
-                .map_err(|e| self.archive.damaged(member, &e.to_string()))?;
+                .map_err(|e| self.archive.cannot_read(member, e))?;
             if read == 0 {
                 break;
             }
@@ -210,10 +211,20 @@ impl Work {
             self.archive
                 .bad("is damaged: the manifest's header is wrong")
         })?;
-        check_tape(&self.archive, &entry.path, header + BLOCK, entry.size).map_err(|_| {
-            self.archive
-                .bad("is damaged: the manifest's header or padding is wrong")
+        let checked = check_tape(&self.archive, &entry.path, header + BLOCK, entry.size);
+        checked.map_err(|error| {
+            let what = "is damaged: the manifest's header or padding is wrong";
+            or_unread(error, || self.archive.bad(what))
         })
+    }
+}
+
+/// What could not be read need not be damaged.
+fn or_unread(error: Error, damaged: impl FnOnce() -> Error) -> Error {
+    if error.kind() == ErrorKind::BadData {
+        damaged()
+    } else {
+        error
     }
 }
 

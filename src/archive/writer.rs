@@ -1,13 +1,11 @@
 //! Writes an archive: members are compressed on all cores and appended by one thread, in bounded
-//! memory, into a `.partial` file that gets its name only when it is complete and synced.
+//! memory, to something that gets its name only when it is complete and durable.
 
 use super::manifest::{Header, Manifest, Member};
 use super::{Codec, CodecSettings, PARTIAL_SUFFIX, RowDigest, tape};
-use crate::adapters::fs::{PartialFile, create_private_file, create_private_folder};
+use crate::adapters::storage::{NewFile, Sink, explain_write};
 use crate::error::{Context, Error, Result};
 use sha2::{Digest, Sha256};
-use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -35,27 +33,36 @@ pub struct NewMember {
 }
 
 /// Writes one archive. Cheap to clone; dropping the last clone before [`Writer::finish`] removes
-/// the partial file.
+/// what was written, and waits for that.
 #[derive(Debug, Clone)]
 pub struct Writer(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    place: PathBuf,
-    partial: Mutex<Option<PartialFile>>,
     header: Header,
     settings: CodecSettings,
     part_size: usize,
     slots: usize,
     permits: Arc<Semaphore>,
-    tape: mpsc::Sender<Message>,
+    /// Always there until this is dropped.
+    tape: Option<mpsc::Sender<Message>>,
+    ended: Mutex<std::sync::mpsc::Receiver<()>>,
     failure: Arc<Mutex<Option<Error>>>,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.tape = None;
+        let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
+        // The other end never sends; it goes when the thread has let go of everything.
+        let _ = ended.recv();
+    }
 }
 
 enum Message {
     Append(Box<Stored>, OwnedSemaphorePermit),
     Failed(Error),
-    Finish(Box<Manifest>, oneshot::Sender<Manifest>),
+    Finish(Box<Manifest>, oneshot::Sender<Result<Manifest>>),
 }
 
 struct Stored {
@@ -67,45 +74,57 @@ struct Stored {
 }
 
 impl Writer {
-    /// Begins an archive at `place`, which must be free, with up to `jobs` compressing threads.
+    /// Begins an archive in a file at `place`, which must be free, with up to `jobs` compressing
+    /// threads.
     pub fn create(
         place: &Path,
         header: Header,
         settings: CodecSettings,
         jobs: usize,
     ) -> Result<Self> {
-        let folder = place.parent().unwrap_or(Path::new("."));
-        create_private_folder(folder)?;
         let mut partial = place.as_os_str().to_owned();
         partial.push(PARTIAL_SUFFIX);
-        let partial = PathBuf::from(partial);
-        let file = create_private_file(&partial)?;
+        let file = NewFile::create(place, PathBuf::from(partial))?;
+        Self::begin(Box::new(file), place, header, settings, jobs)
+    }
+
+    /// The same for whatever `sink` is; the user knows it as `place`.
+    pub fn begin(
+        sink: Box<dyn Sink>,
+        place: &Path,
+        header: Header,
+        settings: CodecSettings,
+        jobs: usize,
+    ) -> Result<Self> {
         let slots = jobs.max(1) * 2;
         // Each slot may hold a part raw and, for a moment, compressed as well.
         let part_size = (MEMORY / (slots * 2)).clamp(SMALLEST_PART, LARGEST_PART);
-        let (tape, messages) = mpsc::channel(2);
+        let (tape, mut messages) = mpsc::channel(2);
+        let (end, ended) = std::sync::mpsc::channel();
         let failure = Arc::new(Mutex::new(None));
-        let writer = TapeWriter::begin(file, &header)?;
+        let writer = TapeWriter::begin(sink, &header)?;
         let failed = failure.clone();
-        let shown = partial.clone();
+        let shown = place.to_path_buf();
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = writer.run(messages) {
+            if let Err(error) = writer.run(&mut messages, &shown) {
                 let error = explain_write(&shown, error);
                 failed
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
                     .get_or_insert(error);
             }
+            // Only now: whoever finds the channel closed asks for the failure.
+            drop(messages);
+            drop(end);
         });
         Ok(Self(Arc::new(Shared {
-            place: place.to_path_buf(),
-            partial: Mutex::new(Some(PartialFile::new(partial))),
             header,
             settings,
             part_size,
             slots,
             permits: Arc::new(Semaphore::new(slots)),
-            tape,
+            tape: Some(tape),
+            ended: Mutex::new(ended),
             failure,
         })))
     }
@@ -130,9 +149,7 @@ impl Writer {
             .acquire_owned()
             .await
             .context(|| "the archive is closed")?;
-        if self.0.tape.is_closed() {
-            return Err(self.failure());
-        }
+        let tape = self.tape()?;
         let settings = if member.compressed {
             self.0.settings
         } else {
@@ -141,7 +158,6 @@ impl Writer {
                 level: 0,
             }
         };
-        let tape = self.0.tape.clone();
         tokio::task::spawn_blocking(move || {
             let message = match store(member, settings) {
                 Ok(stored) => Message::Append(Box::new(stored), permit),
@@ -159,13 +175,10 @@ impl Writer {
         let slots = u32::try_from(self.0.slots).unwrap_or(u32::MAX);
         let all = self.0.permits.acquire_many(slots).await;
         drop(all.context(|| "the archive is closed")?);
-        if self.0.tape.is_closed() {
-            return Err(self.failure());
-        }
-        Ok(())
+        self.tape().map(|_| ())
     }
 
-    /// Waits for all members, writes the manifest, syncs, and gives the archive its name.
+    /// Waits for all members, writes the manifest, and gives the archive its name durably.
     /// `complete` is told nothing of members: the writer lists them.
     pub async fn finish(&self, manifest: Manifest) -> Result<Manifest> {
         let slots = u32::try_from(self.0.slots).unwrap_or(u32::MAX);
@@ -177,22 +190,17 @@ impl Writer {
             .context(|| "the archive is closed")?;
         let (reply, answer) = oneshot::channel();
         let message = Message::Finish(Box::new(manifest), reply);
-        self.0
-            .tape
-            .send(message)
-            .await
-            .map_err(|_| self.failure())?;
-        let manifest = answer.await.map_err(|_| self.failure())?;
+        let tape = self.tape()?;
+        tape.send(message).await.map_err(|_| self.failure())?;
+        let manifest = answer.await.map_err(|_| self.failure())??;
         drop(all);
-        let partial = self
-            .0
-            .partial
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        let partial = partial.ok_or_else(|| Error::failed("the archive is already finished"))?;
-        partial.publish(&self.0.place)?;
         Ok(manifest)
+    }
+
+    /// Where members go to, unless that has failed or is finished.
+    fn tape(&self) -> Result<mpsc::Sender<Message>> {
+        let open = self.0.tape.as_ref().filter(|tape| !tape.is_closed());
+        open.cloned().ok_or_else(|| self.failure())
     }
 
     /// What `format.json` says.
@@ -230,32 +238,19 @@ fn store(member: NewMember, settings: CodecSettings) -> Result<Stored> {
     })
 }
 
-fn explain_write(partial: &Path, error: Error) -> Error {
-    if error
-        .causes()
-        .iter()
-        .any(|cause| cause.contains("No space left"))
-    {
-        return Error::missing(format!("no space is left for {}", partial.display()))
-            .because(error)
-            .hint("Free some space, or set repository.path to a larger file system.");
-    }
-    Error::failed(format!("{} cannot be written", partial.display())).because(error)
-}
-
-/// The one thread that appends to the file.
+/// The one thread that appends.
 struct TapeWriter {
-    file: File,
+    sink: Box<dyn Sink>,
     offset: u64,
     mtime: u64,
     members: Vec<Member>,
 }
 
 impl TapeWriter {
-    fn begin(file: File, header: &Header) -> Result<Self> {
+    fn begin(sink: Box<dyn Sink>, header: &Header) -> Result<Self> {
         let mtime = u64::try_from(header.started_at.timestamp()).unwrap_or_default();
         let mut tape = Self {
-            file,
+            sink,
             offset: 0,
             mtime,
             members: Vec::new(),
@@ -271,7 +266,8 @@ impl TapeWriter {
         Ok(tape)
     }
 
-    fn run(mut self, mut messages: mpsc::Receiver<Message>) -> Result<()> {
+    /// Appends what comes until the end is to be written. How that went goes to whoever asked for it.
+    fn run(mut self, messages: &mut mpsc::Receiver<Message>, place: &Path) -> Result<()> {
         while let Some(message) = messages.blocking_recv() {
             match message {
                 Message::Append(stored, permit) => {
@@ -280,9 +276,10 @@ impl TapeWriter {
                 }
                 Message::Failed(error) => return Err(error),
                 Message::Finish(manifest, reply) => {
-                    let manifest = self.close(*manifest)?;
+                    let closed = self.close(*manifest);
+                    let closed = closed.map_err(|error| explain_write(place, error));
                     // Nobody listens any more if the command was interrupted.
-                    let _ = reply.send(manifest);
+                    let _ = reply.send(closed);
                     return Ok(());
                 }
             }
@@ -313,7 +310,7 @@ impl TapeWriter {
         let padding = [0; tape::BLOCK_LEN];
         let padding = &padding[..usize::try_from(tape::padded(size) - size).unwrap_or_default()];
         for bytes in [header.as_bytes().as_slice(), content, padding] {
-            self.file
+            self.sink
                 .write_all(bytes)
                 .context(|| format!("member {path} cannot be written"))?;
         }
@@ -327,12 +324,10 @@ impl TapeWriter {
         manifest.finished_at = chrono::Utc::now();
         self.write("manifest.json", &manifest.seal()?)?;
         let end = [0; tape::END_LEN];
-        self.file
+        self.sink
             .write_all(&end)
             .context(|| "the end of the archive cannot be written")?;
-        self.file
-            .sync_all()
-            .context(|| "the archive cannot be synced")?;
+        self.sink.publish()?;
         Ok(manifest)
     }
 }

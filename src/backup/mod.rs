@@ -8,6 +8,7 @@ pub mod physical;
 mod plan;
 pub mod postgres;
 mod restore_txt;
+mod room;
 mod run;
 pub mod sqlite;
 mod volume;

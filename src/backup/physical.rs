@@ -46,7 +46,7 @@ async fn take_all(
     let server_major = server.major_version()?;
     check_major(&server_version, server_major)?;
     let system = server.identify().await?;
-    let wal_segment_size = segment_size(&server.show("wal_segment_size").await?)?;
+    let wal_segment_size = server.wal_segment_size().await?;
     reserve_wal(&mut server, events).await;
     let mut taking = Taking {
         writer,
@@ -117,27 +117,6 @@ fn check_major(version: &str, major: u32) -> Result<()> {
         "the server has version {version}; a physical backup needs PostgreSQL {OLDEST_MAJOR} or later"
     ))
     .hint("Take a logical backup of its databases instead, which works with older servers."))
-}
-
-/// Reads a size as the server shows it, such as `16MB`.
-fn segment_size(shown: &str) -> Result<u64> {
-    let unit = shown.trim_start_matches(|c: char| c.is_ascii_digit());
-    let factor = match unit {
-        "B" | "" => 1,
-        "kB" => 1 << 10,
-        "MB" => 1 << 20,
-        "GB" => 1 << 30,
-        _ => 0,
-    };
-    let number: u64 = shown[..shown.len() - unit.len()]
-        .parse()
-        .unwrap_or_default();
-    match number.checked_mul(factor) {
-        Some(size) if size.is_power_of_two() && (1 << 20..=1 << 30).contains(&size) => Ok(size),
-        _ => Err(Error::failed(format!(
-            "wal_segment_size {shown:?} is not a size"
-        ))),
-    }
 }
 
 /// Without a free slot the backup may still succeed: the server itself refuses to end one whose
@@ -265,15 +244,6 @@ impl Taking<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_are_read_as_the_server_shows_them() {
-        assert_eq!(segment_size("16MB").unwrap(), 16 << 20);
-        assert_eq!(segment_size("1GB").unwrap(), 1 << 30);
-        for wrong in ["", "MB", "16", "3MB", "16 MB", "16XB"] {
-            assert!(segment_size(wrong).is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn a_volume_name_stays_inside_its_folder() {

@@ -1,7 +1,7 @@
 //! What a backup would do, as a value: nothing is opened, locked or written to make it.
 
 use crate::archive::{CodecSettings, LeftOut};
-use crate::config::Compression;
+use crate::config::{Compression, Encryption};
 use crate::error::{Error, Result};
 use crate::repository::{Purpose, Repository, partial_of};
 use crate::stack::Stack;
@@ -23,6 +23,8 @@ pub struct BackupOptions {
     pub jobs: Option<usize>,
     /// Read every byte back after writing, not only the structure.
     pub verify_fully: bool,
+    /// The whole data directory of the `PostgreSQL` server instead of the rows of one database.
+    pub physical: bool,
 }
 
 /// A thing that would be backed up.
@@ -33,6 +35,11 @@ pub enum PlannedSource {
     Postgres {
         /// Its URL without the password.
         database: String,
+    },
+    /// The data directory of the `PostgreSQL` server that the configuration names.
+    Physical {
+        /// The URL that it is reached by, without the password.
+        server: String,
     },
     /// An `SQLite` file.
     Sqlite {
@@ -87,7 +94,10 @@ pub struct BackupPlan {
 /// Fails with [`crate::error::ErrorKind::Missing`] if the stack has no data.
 pub fn plan(stack: &Stack, options: &BackupOptions, purpose: Purpose) -> Result<BackupPlan> {
     let started_at = Utc::now();
-    let sources = sources_of(stack)?;
+    let mut sources = sources_of(stack)?;
+    if options.physical {
+        sources = physical(stack, sources)?;
+    }
     if !has_data(&sources) {
         return Err(nothing_to_back_up(stack));
     }
@@ -148,6 +158,27 @@ pub fn sources_of(stack: &Stack) -> Result<Vec<PlannedSource>> {
     Ok(sources)
 }
 
+/// With the server as a whole in the place of its database.
+fn physical(stack: &Stack, mut sources: Vec<PlannedSource>) -> Result<Vec<PlannedSource>> {
+    if !stack.uses_database_url() {
+        let what = format!("stack {} keeps its data in SQLite files", stack.name);
+        return Err(Error::usage(what)
+            .hint("A physical backup is of a PostgreSQL server; back up without --physical."));
+    }
+    if stack.is_in_docker()? {
+        // The server's volume is among the sources already.
+        sources.retain(|source| !matches!(source, PlannedSource::Postgres { .. }));
+        return Ok(sources);
+    }
+    for source in &mut sources {
+        if let PlannedSource::Postgres { database } = source {
+            let server = std::mem::take(database);
+            *source = PlannedSource::Physical { server };
+        }
+    }
+    Ok(sources)
+}
+
 /// The `SQLite` databases that a stack may have, by the name they go under in an archive.
 #[must_use]
 pub fn sqlite_files(stack: &Stack) -> [(&'static str, PathBuf); 2] {
@@ -186,7 +217,7 @@ fn place(
     purpose: Purpose,
 ) -> Result<PathBuf> {
     let Some(output) = &options.output else {
-        return Ok(Repository::new(stack.repository()).new_place(&stack.name, started_at, purpose));
+        return Repository::of(stack)?.new_place(&stack.name, started_at, purpose);
     };
     let partial = partial_of(output);
     if output.exists() {
@@ -212,7 +243,11 @@ fn left_out(stack: &Stack) -> Vec<LeftOut> {
     };
     let mut left_out = vec![thing(
         "secrets of the configuration",
-        "the archive is not encrypted",
+        if stack.config.encryption == Encryption::default() {
+            "the archive is not encrypted"
+        } else {
+            "they are the host's, not the stack's"
+        },
     )];
     if stack.server_log().exists() {
         left_out.push(thing("server logs", "they are no data of the stack"));

@@ -2,6 +2,7 @@
 //! script, which a test runs as it stands.
 
 use super::plan::{BackupPlan, PlannedSource};
+use crate::archive::PhysicalSource;
 use crate::stack::docker::Service;
 
 /// Its member.
@@ -24,6 +25,7 @@ pub(super) fn text(plan: &BackupPlan) -> String {
                     suffix,
                 ));
             }
+            PlannedSource::Physical { .. } => text.push_str(&physical(unpack, suffix)),
             PlannedSource::Config { path } => text.push_str(&config(path)),
         }
     }
@@ -110,6 +112,22 @@ Run as root, so that owners are kept; then copy the folder into the volume or us
     mkdir -p restored/{name}
     if [ -d volumes/{name}/base ]; then parts=volumes/{name}/base; else parts=volumes/{name}; fi
     if [ -d \"$parts\" ]; then {unpack} \"$parts\"/*.tar{suffix} | tar -x -p -C restored/{name}; fi
+"
+    )
+}
+
+fn physical(unpack: &str, suffix: &str) -> String {
+    let volume = PhysicalSource::SERVER;
+    format!(
+        "
+The data directory of the PostgreSQL server, with the write-ahead log that it recovers from when a
+server of the same major version starts on it. It must belong to the server's user, who alone may
+read it. Each tablespace lies in volumes/{volume}/OID; unpack it likewise, and name its folder in
+the file tablespace_map of the data directory.
+
+    mkdir -m 0700 pgdata
+    {unpack} volumes/{volume}/base/*.tar{suffix} | tar -xf - -C pgdata
+    {unpack} volumes/{volume}/backup_manifest{suffix} > pgdata/backup_manifest
 "
     )
 }

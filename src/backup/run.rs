@@ -3,18 +3,19 @@
 use super::plan::{BackupOptions, BackupPlan, PlannedSource, plan};
 use super::sqlite::Snapshot;
 use super::volume::{Taken, Volumes};
-use super::{config_file, postgres, restore_txt};
+use super::{config_file, physical, postgres, restore_txt, room};
 use crate::adapters::docker::Engine;
-use crate::adapters::fs::{Lock, remove_if_there};
+use crate::adapters::fs::{Lock, create_private_folder};
 use crate::adapters::postgres::dump::Inside;
 use crate::archive::{
-    Archive, ConfigSource, Depth, FORMAT, Header, LeftOut, Manifest, NewMember, Source, Verified,
-    Writer, verify,
+    Archive, ConfigSource, Depth, FORMAT, Header, LeftOut, Manifest, NewMember, PhysicalSource,
+    Source, Verified, Writer, verify,
 };
+use crate::config::ProofKind;
 use crate::error::Result;
 use crate::event::Events;
 use crate::interrupt::Interrupt;
-use crate::repository::{Purpose, Repository, describe};
+use crate::repository::{Purpose, Repository, WriteAccess, describe};
 use crate::stack::docker::{Deployment, Lent, Service, lend_database};
 use crate::stack::{Remembered, ServerState, Stack, Tier};
 use serde::Serialize;
@@ -80,8 +81,8 @@ pub async fn take(
     interrupt: &Interrupt,
 ) -> Result<BackupReport> {
     let begun = Instant::now();
-    let repository = Repository::new(stack.repository());
-    let in_repository = plan.archive.parent() == Some(repository.folder());
+    let repository = Repository::of(stack)?;
+    let in_repository = plan.archive.parent() == Some(repository.place());
     let access = if in_repository {
         let purpose = format!("backup of stack {}", stack.name);
         Some(repository.write_access(&purpose).await?)
@@ -95,20 +96,30 @@ pub async fn take(
                 leftover.display()
             ));
         }
-        plan.archive = free_place(&repository, &plan);
+        plan.archive = free_place(&repository, &plan)?;
     }
     let lent = lend(stack, &plan, events, interrupt).await?;
-    let manifest = write(stack, &plan, events, interrupt).await;
+    let place = Target {
+        repository: &repository,
+        access: access.as_ref(),
+    };
+    let manifest = match room::check(stack, &plan, &repository, events).await {
+        Ok(()) => write(stack, &plan, &place, events, interrupt).await,
+        Err(error) => Err(error),
+    };
     if let Some(lent) = lent {
         lent.give_back().await?;
     }
     let manifest = manifest?;
-    let read_back = read_back(&plan, events, interrupt).await;
+    let read_back = read_back(&repository, &plan, events, interrupt).await;
     if read_back.is_err() {
         // What cannot be read back is no backup, and must not be listed as one.
-        let _ = remove_if_there(&plan.archive);
+        let _ = repository.remove(&plan.archive);
     }
     let (archive, verified) = read_back?;
+    if in_repository && verified.depth == Depth::Full {
+        repository.note_proof(&archive, ProofKind::Verify)?;
+    }
     drop(access);
     Ok(BackupReport {
         stack: plan.stack,
@@ -131,7 +142,16 @@ async fn lend(
     events: &Events,
     interrupt: &Interrupt,
 ) -> Result<Option<Lent>> {
-    let postgres = |source: &PlannedSource| matches!(source, PlannedSource::Postgres { .. });
+    let postgres = |source: &PlannedSource| {
+        matches!(
+            source,
+            PlannedSource::Postgres { .. }
+                | PlannedSource::Volume {
+                    service: Service::Postgres,
+                    ..
+                }
+        )
+    };
     if !stack.is_in_docker()? || !plan.sources.iter().any(postgres) {
         return Ok(None);
     }
@@ -139,12 +159,13 @@ async fn lend(
 }
 
 async fn read_back(
+    repository: &Repository,
     plan: &BackupPlan,
     events: &Events,
     interrupt: &Interrupt,
 ) -> Result<(Archive, Verified)> {
-    let archive = Archive::open(&plan.archive)?;
-    let depth = if plan.verify_fully {
+    let archive = repository.open(&plan.archive)?;
+    let depth = if plan.verify_fully || repository.seals() {
         Depth::Full
     } else {
         Depth::Quick
@@ -154,7 +175,7 @@ async fn read_back(
 }
 
 /// Another backup may have taken the planned name before we had the lock.
-fn free_place(repository: &Repository, plan: &BackupPlan) -> PathBuf {
+fn free_place(repository: &Repository, plan: &BackupPlan) -> Result<PathBuf> {
     let name = plan.archive.file_name().and_then(|n| n.to_str());
     let purpose = name
         .and_then(crate::repository::Name::parse)
@@ -163,18 +184,50 @@ fn free_place(repository: &Repository, plan: &BackupPlan) -> PathBuf {
 }
 
 fn restore_name(archive: &Path, in_repository: bool) -> String {
-    let name = if in_repository {
-        archive.file_stem().map(Path::new)
-    } else {
-        None
+    let name = archive.file_name().filter(|_| in_repository);
+    let Some(name) = name.and_then(|name| name.to_str()) else {
+        return archive.display().to_string();
     };
-    name.unwrap_or(archive).display().to_string()
+    let plain = name.strip_suffix(".age").unwrap_or(name);
+    plain.strip_suffix(".tar").unwrap_or(plain).to_owned()
+}
+
+/// Where the archive goes.
+struct Target<'a> {
+    repository: &'a Repository,
+    /// Needed in the repository, not outside of it.
+    access: Option<&'a WriteAccess>,
+}
+
+impl Target<'_> {
+    fn begin(&self, plan: &BackupPlan, header: Header) -> Result<Writer> {
+        let sink = self.repository.begin(&plan.archive)?;
+        Writer::begin(sink, &plan.archive, header, plan.codec, plan.jobs)
+    }
+
+    fn check(&self) -> Result<()> {
+        self.access.map_or(Ok(()), WriteAccess::check)
+    }
+}
+
+/// Where there is room for the copy of a database: beside the archive, if that is on this host.
+fn scratch(stack: &Stack, plan: &BackupPlan) -> Result<PathBuf> {
+    let beside = plan.archive.parent().unwrap_or(Path::new("."));
+    let elsewhere = stack.repository_folder().is_none() && beside == stack.repository();
+    let folder = if elsewhere {
+        stack.folder.join("run")
+    } else {
+        beside.to_path_buf()
+    };
+    create_private_folder(&folder)?;
+    Ok(folder)
 }
 
 /// Writes everything; on failure nothing is left.
 async fn write(
     stack: &Stack,
     plan: &BackupPlan,
+    target: &Target<'_>,
     events: &Events,
     interrupt: &Interrupt,
 ) -> Result<Manifest> {
@@ -184,7 +237,7 @@ async fn write(
         stack: plan.stack.clone(),
         started_at: plan.started_at,
     };
-    let writer = Writer::create(&plan.archive, header.clone(), plan.codec, plan.jobs)?;
+    let writer = target.begin(plan, header.clone())?;
     write_plain(&writer, restore_txt::MEMBER, restore_txt::text(plan)).await?;
     // So that it is the second member, whichever thread is fastest.
     writer.settle().await?;
@@ -202,6 +255,7 @@ async fn write(
         left_out,
         members: Vec::new(),
     };
+    target.check()?;
     writer.finish(manifest).await
 }
 
@@ -231,7 +285,7 @@ async fn write_sources(
             snapshots.push(Snapshot::begin(name, path)?);
         }
     }
-    let scratch = plan.archive.parent().unwrap_or(Path::new("."));
+    let scratch = scratch(stack, plan)?;
     let mut volumes = None;
     for source in &plan.sources {
         match source {
@@ -256,6 +310,12 @@ async fn write_sources(
                     Taken::Nothing(left) => left_out.push(left),
                 }
             }
+            PlannedSource::Physical { .. } => {
+                let address = stack.database_address()?;
+                let volume = PhysicalSource::SERVER;
+                let source = physical::take(writer, &address, volume, events, interrupt).await?;
+                sources.push(Source::Physical(source));
+            }
             PlannedSource::Sqlite { .. } => {}
             PlannedSource::Config { path } => {
                 let text = config_file::without_secrets(&stack.config)?;
@@ -265,7 +325,7 @@ async fn write_sources(
         }
     }
     for snapshot in snapshots {
-        let source = snapshot.take(writer, scratch, events, interrupt).await?;
+        let source = snapshot.take(writer, &scratch, events, interrupt).await?;
         sources.push(Source::Sqlite(source));
     }
     Ok((sources, left_out))

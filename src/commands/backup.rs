@@ -19,7 +19,7 @@ use std::time::Duration;
 pub struct BackupArgs {
     /// Show what would be done and do nothing
     #[arg(long)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
     /// Write this file instead of one in the repository
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -29,6 +29,12 @@ pub struct BackupArgs {
     /// Compress at this level (zstd -7 to 22, gzip 1 to 9)
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     level: Option<i32>,
+    /// Copy the whole data directory of the PostgreSQL server, not the rows of one database
+    ///
+    /// The role needs REPLICATION. Such an archive is restored with `k1ops restore ARCHIVE --into
+    /// FOLDER`, and it is what a point in time is recovered from.
+    #[arg(long)]
+    physical: bool,
     /// Use this many connections and compressing threads
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
@@ -46,6 +52,7 @@ pub(super) async fn run(args: &BackupArgs, context: &Context) -> Result<ExitCode
         level: args.level,
         jobs: args.jobs,
         verify_fully: args.verify,
+        physical: args.physical,
     };
     let ui = &context.ui;
     if args.dry_run {
@@ -55,7 +62,9 @@ pub(super) async fn run(args: &BackupArgs, context: &Context) -> Result<ExitCode
     }
     restore::recover(&stack, &context.events()).await?;
     let report = backup::run(&stack, &options, &context.events(), &context.interrupt).await?;
-    ui.result(&report, |ui, text| show_report(ui, &report, text))?;
+    ui.result(&report, |ui, text| {
+        show_report(ui, &report, args.physical, text);
+    })?;
     Ok(ExitCode::Done)
 }
 
@@ -65,6 +74,9 @@ fn show_plan(plan: &BackupPlan, text: &mut String) {
         text.push_str("  with ");
         text.push_str(&match source {
             PlannedSource::Postgres { database } => format!("PostgreSQL database {database}"),
+            PlannedSource::Physical { server } => {
+                format!("the whole data directory of PostgreSQL server {server}")
+            }
             PlannedSource::Sqlite { name, path, bytes } => {
                 let size = ui::bytes(*bytes);
                 format!("SQLite database {name}, {size}, {}", path.display())
@@ -81,7 +93,7 @@ fn show_plan(plan: &BackupPlan, text: &mut String) {
     }
 }
 
-fn show_report(ui: &ui::Ui, report: &BackupReport, text: &mut String) {
+fn show_report(ui: &ui::Ui, report: &BackupReport, physical: bool, text: &mut String) {
     let took = Duration::from_secs_f64(report.seconds);
     text.push_str(&format!(
         "{} {}\n",
@@ -115,7 +127,8 @@ fn show_report(ui: &ui::Ui, report: &BackupReport, text: &mut String) {
         text.push('\n');
     }
     text.push_str(&format!(
-        "restore it with: k1ops restore {}\n",
-        report.restore_with
+        "restore it with: k1ops restore {}{}\n",
+        report.restore_with,
+        if physical { " --into FOLDER" } else { "" }
     ));
 }

@@ -51,6 +51,13 @@ pub struct DoctorArgs {
     strict: bool,
 }
 
+impl DoctorArgs {
+    /// Whether it mends anything.
+    pub(super) fn changes(&self) -> bool {
+        (self.fix || self.kill.is_some()) && !self.dry_run
+    }
+}
+
 /// What `--json` answers.
 #[derive(Debug, Serialize)]
 struct Answer<'a> {

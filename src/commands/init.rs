@@ -16,7 +16,7 @@ use std::path::PathBuf;
 pub struct InitArgs {
     /// Show what would be written, and write nothing
     #[arg(long)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
 }
 
 /// Writes the files.

@@ -2,6 +2,7 @@
 
 use super::Context;
 use crate::adapters::process::become_detached;
+use crate::adapters::supervised::{Limits, become_limited, supervise};
 use crate::error::Result;
 use crate::exit_code::ExitCode;
 use crate::stack::jar::{Request, prepare_requested};
@@ -36,6 +37,59 @@ pub(super) fn detached(args: &DetachedArgs) -> Result<ExitCode> {
         &program,
         arguments.unwrap_or_default(),
     ))
+}
+
+/// Run a program and end it with everything it started
+#[derive(Debug, clap::Args)]
+pub struct SupervisedArgs {
+    /// Run in this folder
+    #[arg(long)]
+    folder: PathBuf,
+    #[command(flatten)]
+    limited: LimitedArgs,
+}
+
+/// Become a program that may use only so much
+#[derive(Debug, clap::Args)]
+pub struct LimitedArgs {
+    /// Bytes of address space
+    #[arg(long)]
+    memory: Option<u64>,
+    /// Seconds of CPU time
+    #[arg(long)]
+    cpu_seconds: Option<u64>,
+    /// Open files
+    #[arg(long)]
+    open_files: Option<u64>,
+    /// Lower the priority by this much
+    #[arg(long, default_value_t = 0)]
+    nice: i32,
+    /// The program
+    #[arg(last = true, required = true)]
+    command: Vec<OsString>,
+}
+
+impl LimitedArgs {
+    fn limits(&self) -> Limits {
+        Limits {
+            memory: self.memory,
+            cpu_seconds: self.cpu_seconds,
+            open_files: self.open_files,
+            nice: self.nice,
+        }
+    }
+}
+
+/// Runs the program; the process ends with its exit code.
+pub(super) fn supervised(args: &SupervisedArgs) -> Result<ExitCode> {
+    let limits = args.limited.limits();
+    let code = supervise(&args.folder, limits, &args.limited.command)?;
+    Ok(ExitCode::Program(code))
+}
+
+/// Becomes the program; returns only if that fails.
+pub(super) fn limited(args: &LimitedArgs) -> Result<ExitCode> {
+    Err(become_limited(args.limits(), &args.command))
 }
 
 /// Prepare fast starts of one JAR on one Java

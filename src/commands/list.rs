@@ -23,10 +23,10 @@ struct Listing<'a> {
 
 /// Lists.
 pub(super) fn run(_args: &ListArgs, context: &Context) -> Result<ExitCode> {
-    let repository = Repository::new(context.stack()?.repository());
+    let repository = Repository::of(&context.stack()?)?;
     let archives = repository.list()?;
     let listing = Listing {
-        repository: repository.folder(),
+        repository: repository.place(),
         archives: &archives,
     };
     context
@@ -65,6 +65,14 @@ fn state(ui: &Ui, entry: &Entry) -> String {
             format!("{} (before a restore)", ui.paint(Tone::Good, "good"))
         }
         State::Good => ui.paint(Tone::Good, "good"),
+        State::Sealed { recipients } => {
+            let word = ui.paint(Tone::Dim, "encrypted");
+            match recipients.as_slice() {
+                [] => word,
+                [one] => format!("{word} for {}", short(one)),
+                [one, rest @ ..] => format!("{word} for {} and {} more", short(one), rest.len()),
+            }
+        }
         State::Incomplete {
             being_written: true,
         } => ui.paint(Tone::Dim, "being written"),
@@ -76,4 +84,10 @@ fn state(ui: &Ui, entry: &Entry) -> String {
             format!("{}: {reason}", ui.paint(Tone::Bad, "unreadable"))
         }
     }
+}
+
+/// A public key, as far as people tell them apart.
+fn short(recipient: &str) -> String {
+    let begin: String = recipient.chars().take(12).collect();
+    format!("{begin}…")
 }

@@ -1,30 +1,45 @@
 //! The commands: each parses its arguments, opens what it needs, plans, shows and executes. The
 //! work itself lives in the domain. Commands do not import each other.
 
+mod agent;
+mod audit;
 mod backup;
 mod completions;
 mod demo;
 mod doctor;
+mod drill;
 mod init;
 mod internal;
 mod list;
 mod logs;
+mod metrics;
+mod notify;
+mod prune;
 mod query;
+mod repo;
 mod restore;
+mod schedule;
 mod start;
 mod status;
 mod stop;
 mod undo;
+mod validate;
 mod verify;
+mod wal;
+mod worker;
+mod workflow;
 
-use crate::config::{Loaded, TierChoice};
-use crate::error::{Error, Result};
+use crate::audit::Change;
+use crate::config::{Loaded, TierChoice, redact_url};
+use crate::error::{Context as _, Error, Result};
 use crate::event::Events;
 use crate::exit_code::ExitCode;
 use crate::interrupt::Interrupt;
 use crate::restore::StartedAgain;
 use crate::stack::Stack;
 use crate::ui::{Tone, Ui};
+use serde_json::{Map, Value};
+use std::path::Path;
 
 /// What every command is given.
 #[derive(Debug)]
@@ -65,13 +80,29 @@ pub enum Command {
     Restore(restore::RestoreArgs),
     List(list::ListArgs),
     Verify(verify::VerifyArgs),
+    Prune(prune::PruneArgs),
+    Wal(wal::WalArgs),
+    Repo(repo::RepoArgs),
+    Drill(drill::DrillArgs),
     Undo(undo::UndoArgs),
+    Schedule(schedule::ScheduleArgs),
+    Notify(notify::NotifyArgs),
+    Audit(audit::AuditArgs),
+    Metrics(metrics::MetricsArgs),
     Query(query::QueryArgs),
     Doctor(doctor::DoctorArgs),
+    Agent(agent::AgentArgs),
+    Worker(worker::WorkerArgs),
+    Validate(validate::ValidateArgs),
+    Workflow(workflow::WorkflowArgs),
     Demo(demo::DemoArgs),
     Completions(completions::CompletionsArgs),
     #[command(name = "__detached", hide = true)]
     Detached(internal::DetachedArgs),
+    #[command(name = "__supervised", hide = true)]
+    Supervised(internal::SupervisedArgs),
+    #[command(name = "__limited", hide = true)]
+    Limited(internal::LimitedArgs),
     #[command(name = "__prepare-fast-start", hide = true)]
     PrepareFastStart(internal::PrepareArgs),
 }
@@ -83,7 +114,25 @@ impl Command {
         match self {
             Self::Start(args) => args.tier,
             Self::Demo(args) => args.tier,
+            Self::Workflow(args) => args.tier(),
             _ => None,
+        }
+    }
+
+    /// Whether it changes the stack or its data, so that the audit log is to tell of it.
+    fn changes(&self) -> bool {
+        match self {
+            Self::Init(args) => !args.dry_run,
+            Self::Start(_) | Self::Stop(_) => true,
+            Self::Backup(args) => !args.dry_run,
+            Self::Restore(args) => !args.dry_run,
+            Self::Prune(args) => !args.dry_run,
+            Self::Wal(args) => args.changes(),
+            Self::Repo(args) => args.changes(),
+            Self::Undo(args) => !args.dry_run,
+            Self::Schedule(args) => args.changes(),
+            Self::Doctor(args) => args.changes(),
+            _ => false,
         }
     }
 
@@ -104,8 +153,52 @@ impl Command {
     }
 }
 
-/// Runs a command.
+/// Runs a command, and has the audit log tell of it if it changes anything.
 pub async fn run(command: Command, context: Context) -> Result<ExitCode> {
+    if !command.changes() {
+        return Box::pin(dispatch(command, context)).await;
+    }
+    // Where there is no stack to speak of, the command says why.
+    let Ok(stack) = context.stack() else {
+        return Box::pin(dispatch(command, context)).await;
+    };
+    let events = context.events();
+    let unnoted = |error: Error| {
+        let hint = error.hint_text().unwrap_or("See to it soon.").to_owned();
+        events.warning_with_hint(
+            format!("the audit log does not tell of this: {error}"),
+            hint,
+        );
+    };
+    let change = Change::begin(&stack, words()).map_err(&unnoted).ok();
+    let result = Box::pin(dispatch(command, context)).await;
+    let code = match &result {
+        Ok(code) => *code,
+        Err(error) => error.kind().into(),
+    };
+    if let Some(change) = change {
+        let noted = change.end(&stack, code.number(), result.as_ref().err());
+        noted.unwrap_or_else(unnoted);
+    }
+    result
+}
+
+/// The command line without the program. Secrets do not belong there, and one in a URL is hidden.
+fn words() -> Vec<String> {
+    let words = std::env::args_os().skip(1);
+    words
+        .map(|word| word.to_string_lossy().into_owned())
+        .map(|word| {
+            if word.contains("://") {
+                redact_url(&word)
+            } else {
+                word
+            }
+        })
+        .collect()
+}
+
+async fn dispatch(command: Command, context: Context) -> Result<ExitCode> {
     match command {
         Command::Init(args) => init::run(&args, &context),
         Command::Start(args) => start::run(&args, &context).await,
@@ -116,12 +209,26 @@ pub async fn run(command: Command, context: Context) -> Result<ExitCode> {
         Command::Restore(args) => Box::pin(restore::run(&args, &context)).await,
         Command::List(args) => list::run(&args, &context),
         Command::Verify(args) => verify::run(&args, &context).await,
+        Command::Prune(args) => prune::run(&args, &context).await,
+        Command::Wal(args) => Box::pin(wal::run(&args, &context)).await,
+        Command::Repo(args) => repo::run(&args, &context).await,
+        Command::Drill(args) => Box::pin(drill::run(&args, &context)).await,
         Command::Undo(args) => undo::run(&args, &context).await,
+        Command::Schedule(args) => Box::pin(schedule::run(&args, &context)).await,
+        Command::Notify(args) => notify::run(&args, &context).await,
+        Command::Audit(args) => audit::run(&args, &context),
+        Command::Metrics(args) => Box::pin(metrics::run(&args, &context)).await,
         Command::Query(args) => query::run(args, &context).await,
         Command::Doctor(args) => doctor::run(args, context).await,
+        Command::Agent(args) => agent::run(args, &context).await,
+        Command::Workflow(args) => Box::pin(workflow::run(args, &context)).await,
+        Command::Validate(args) => Box::pin(validate::run(args, &context)).await,
+        Command::Worker(args) => worker::run(args, &context).await,
         Command::Demo(args) => demo::run(args, &context).await,
         Command::Completions(args) => completions::run(&args, &context),
         Command::Detached(args) => internal::detached(&args),
+        Command::Supervised(args) => internal::supervised(&args),
+        Command::Limited(args) => internal::limited(&args),
         Command::PrepareFastStart(args) => internal::prepare(args, &context).await,
     }
 }
@@ -140,4 +247,15 @@ fn after_swap(ui: &Ui, server: Option<&StartedAgain>, requeue_pending: bool, tex
     } else if requeue_pending {
         text.push_str("  start it with: k1ops start (it puts stranded workflows back to work)\n");
     }
+}
+
+/// What `--input` names: a JSON object for a task or a workflow.
+fn read_input(path: &Path) -> Result<Map<String, Value>> {
+    let text =
+        std::fs::read(path).context(|| format!("input {} cannot be read", path.display()))?;
+    serde_json::from_slice(&text).map_err(|error| {
+        Error::usage(format!("input {} is not a JSON object", path.display()))
+            .hint("It begins with { and ends with }.")
+            .because(error)
+    })
 }

@@ -1,11 +1,14 @@
 //! `k1ops restore`.
 
+mod into;
+
 use super::Context;
 use crate::error::{Error, Result};
 use crate::exit_code::ExitCode;
+use crate::repository::LATEST;
 use crate::restore::{
-    self, Claim, ForeignKind, ForeignPlan, Part, PlannedPart, RestoreOptions, RestorePlan,
-    RestoreReport, Safety, ServerPlan,
+    self, Claim, CopyPlan, CopyReport, ForeignKind, ForeignPlan, Part, PlannedPart, RestoreOptions,
+    RestorePlan, RestoreReport, Safety, ServerPlan,
 };
 use crate::stack::Stack;
 use crate::ui::{self, Tone, Ui};
@@ -21,16 +24,19 @@ use std::time::Duration;
 #[allow(clippy::struct_excessive_bools, reason = "they are flags")]
 pub struct RestoreArgs {
     /// A name in the repository, a path, or `latest`; also a plain or custom dump of `pg_dump`, or the tar of a volume
-    archive: String,
+    #[arg(required_unless_present_any = ["folder", "to"])]
+    archive: Option<String>,
     /// Show what would be done and change nothing
     #[arg(long)]
-    dry_run: bool,
-    /// Restore only this part: postgres, sqlite, conductor, k1, volumes or volume:NAME
+    pub(super) dry_run: bool,
+    /// Restore only this part: postgres, postgres:SCHEMA, postgres:SCHEMA.TABLE, sqlite, conductor, k1,
+    /// conductor:TABLE, k1:TABLE, volumes or volume:NAME
     #[arg(long, value_name = "PART", value_delimiter = ',', value_parser = part)]
     only: Vec<Part>,
-    /// Restore one volume into a new one of this name, and replace nothing
+    /// Restore what --only names into something new of this name, and replace nothing: a database for
+    /// postgres, a file for sqlite, a volume for a volume
     #[arg(long = "as", value_name = "NAME", requires = "only")]
-    into: Option<String>,
+    copy_as: Option<String>,
     /// Do not back up the present data first; it is kept for undo even so
     #[arg(long)]
     no_safety: bool,
@@ -43,6 +49,8 @@ pub struct RestoreArgs {
     /// Use this many connections and threads
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
+    #[command(flatten)]
+    into: into::IntoArgs,
 }
 
 fn part(text: &str) -> Result<Part, String> {
@@ -53,24 +61,28 @@ fn part(text: &str) -> Result<Part, String> {
 pub(super) async fn run(args: &RestoreArgs, context: &Context) -> Result<ExitCode> {
     let stack = context.stack()?;
     let (ui, events, interrupt) = (&context.ui, context.events(), &context.interrupt);
+    let archive = args.archive.as_deref().unwrap_or(LATEST);
+    if args.into.is_asked_for() {
+        return into::run(&args.into, archive, args.dry_run, args.jobs, context).await;
+    }
     let options = RestoreOptions {
-        archive: args.archive.clone(),
+        archive: archive.to_owned(),
         only: args.only.clone(),
         no_safety: args.no_safety,
         start: args.start,
         terminate_sessions: args.terminate_sessions,
         jobs: args.jobs,
     };
-    let path = Path::new(&args.archive);
+    let path = Path::new(archive);
     if let Some(kind) = restore::foreign_kind(path)? {
         return Box::pin(foreign(args, &stack, &options, kind, context)).await;
     }
-    let stack = if restore::belongs_in_docker(&stack, &args.archive).await? {
+    let stack = if restore::belongs_in_docker(&stack, archive).await? {
         restore::in_docker(&stack, !args.dry_run)?
     } else {
         stack
     };
-    if let Some(name) = &args.into {
+    if let Some(name) = &args.copy_as {
         return copy(args, &stack, &options, name, context).await;
     }
     if args.dry_run {
@@ -98,8 +110,8 @@ async fn foreign(
     context: &Context,
 ) -> Result<ExitCode> {
     let (ui, events, interrupt) = (&context.ui, context.events(), &context.interrupt);
-    let path = Path::new(&args.archive);
-    if args.into.is_some() {
+    let path = Path::new(&options.archive);
+    if args.copy_as.is_some() {
         return Err(Error::usage("--as takes an archive of k1ops"));
     }
     if args.dry_run {
@@ -131,7 +143,7 @@ fn shown_foreign(plan: &ForeignPlan) -> String {
     text
 }
 
-/// Restores a volume beside everything that is live.
+/// Restores a part beside everything that is live.
 async fn copy(
     args: &RestoreArgs,
     stack: &Stack,
@@ -142,26 +154,70 @@ async fn copy(
     let (ui, events, interrupt) = (&context.ui, context.events(), &context.interrupt);
     if args.dry_run {
         let plan = restore::plan_copy(stack, options, name, &events, interrupt).await?;
-        ui.result(&plan, |_, text| {
-            let size = ui::bytes(plan.bytes);
-            text.push_str(&format!(
-                "would make volume {name} of {} ({size})\n",
-                plan.what
-            ));
-        })?;
+        ui.result(&plan, |_, text| text.push_str(&shown_copy(&plan)))?;
         return Ok(ExitCode::Done);
     }
     let claim = Claim::take(stack, "k1ops restore", &events).await?;
     let plan = restore::plan_copy(stack, options, name, &events, interrupt).await?;
     let report = restore::copy(stack, &claim, plan, &events, interrupt).await?;
     ui.result(&report, |ui, text| {
-        let (made, entries) = (ui.paint(Tone::Good, "made"), ui::count(report.entries));
-        text.push_str(&format!(
-            "{made} volume {name} of {}: {entries} entries, tried\n",
-            report.what
-        ));
+        let made = ui.paint(Tone::Good, "made");
+        text.push_str(&format!("{made} {}\n", shown_copied(&report)));
     })?;
     Ok(ExitCode::Done)
+}
+
+fn shown_copy(plan: &CopyPlan) -> String {
+    let (rows, what) = match plan {
+        CopyPlan::Volume(plan) => {
+            let (what, size) = (&plan.what, ui::bytes(plan.bytes));
+            return format!("would make volume {} of {what} ({size})\n", plan.volume);
+        }
+        CopyPlan::Database(plan) => {
+            let of = limited("postgres", &plan.only);
+            let (new, server) = (&plan.database, &plan.server);
+            (plan.rows, format!("database {new} on {server} of {of}"))
+        }
+        CopyPlan::File(plan) => {
+            let of = limited(&plan.what, &plan.only);
+            (plan.rows, format!("{} of {of}", plan.file.display()))
+        }
+    };
+    format!(
+        "would make {what} ({} rows)\n  nothing that is live is touched\n",
+        ui::count(rows)
+    )
+}
+
+fn limited(what: &str, only: &[String]) -> String {
+    match only {
+        [] => what.to_owned(),
+        only => format!("{what}, only {}", only.join(", ")),
+    }
+}
+
+fn shown_copied(report: &CopyReport) -> String {
+    match report {
+        CopyReport::Volume(volume) => {
+            let (name, what) = (&volume.volume, &volume.what);
+            let entries = ui::count(volume.entries);
+            format!("volume {name} of {what}: {entries} entries, tried")
+        }
+        CopyReport::Database(made) => {
+            let (tables, rows) = (ui::count(made.tables), ui::count(made.rows));
+            let of = limited("postgres", &made.only);
+            let (new, server) = (&made.database, &made.server);
+            format!(
+                "database {new} on {server} of {of}: {tables} tables, {rows} rows, equal to the backup\n\
+                 copy out of it what you need, and drop it when you have done so"
+            )
+        }
+        CopyReport::File(made) => {
+            let (of, rows) = (limited(&made.what, &made.only), ui::count(made.rows));
+            let file = made.file.display();
+            format!("{file} of {of}: {rows} rows, equal to the backup")
+        }
+    }
 }
 
 fn shown(ui: &Ui, plan: &RestorePlan) -> String {

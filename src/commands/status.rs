@@ -4,12 +4,17 @@ use super::Context;
 use crate::adapters::docker::Container;
 use crate::error::Result;
 use crate::exit_code::ExitCode;
-use crate::repository::{Entry, Repository};
+use crate::repository::{Entry, Kind, Repository};
 use crate::restore;
 use crate::stack::docker::DockerStatus;
 use crate::stack::{LastBackup, RunningServer, ServerStatus, Stack, Status, StoreStatus, status};
 use crate::ui::{self, Table, Tone, Ui};
+use crate::wal::note::{self, Incoming};
+use serde::Serialize;
 use std::time::Duration;
+
+/// How long the server may take to say what it keeps.
+const ASKING: Duration = Duration::from_secs(5);
 
 /// How often `--watch` looks.
 const WATCH: Duration = Duration::from_secs(2);
@@ -35,9 +40,13 @@ pub(super) async fn run(args: &StatusArgs, context: &Context) -> Result<ExitCode
             status.unfinished_restore = Some(format!("{is} {todo}"));
             context.events().warning_with_hint(is, todo);
         }
-        context
-            .ui
-            .result(&status, |ui, text| show(&status, ui, text))?;
+        let shown = Shown {
+            wal: incoming(&stack).await?,
+            status: &status,
+        };
+        context.ui.result(&shown, |ui, text| {
+            show(&status, shown.wal.as_ref(), ui, text);
+        })?;
         let code = if status.is_healthy() {
             ExitCode::Done
         } else {
@@ -56,16 +65,68 @@ pub(super) async fn run(args: &StatusArgs, context: &Context) -> Result<ExitCode
 
 /// The newest archive of the stack whose manifest is sound.
 fn last_backup(stack: &Stack) -> Result<Option<LastBackup>> {
-    let archives = Repository::new(stack.repository()).list()?;
+    let archives = Repository::of(stack)?.list()?;
     let of_stack =
         |entry: &Entry| entry.state.is_good() && entry.stack.as_ref() == Some(&stack.name);
     Ok(archives.into_iter().filter(of_stack).find_map(|entry| {
-        let (path, taken_at) = (entry.path, entry.time?);
-        Some(LastBackup { path, taken_at })
+        Some(LastBackup {
+            taken_at: entry.time?,
+            physical: entry.kind == Some(Kind::Physical),
+            path: entry.path,
+        })
     }))
 }
 
-fn show(status: &Status, ui: &Ui, text: &mut String) {
+/// How the write-ahead log comes in, and what the server keeps until it has.
+async fn incoming(stack: &Stack) -> Result<Option<Incoming>> {
+    let Some(mut incoming) = note::incoming(&stack.repository(), &stack.name)? else {
+        return Ok(None);
+    };
+    if let Some(lost) = &incoming.lost {
+        let repository = Repository::of(stack)?;
+        if repository.has_base_behind(&incoming.system, &lost.until)? {
+            incoming.lost = None;
+        }
+    }
+    if let Some(slot) = &incoming.slot
+        && stack.uses_database_url()
+    {
+        let address = stack.database_address()?;
+        let asked = tokio::time::timeout(ASKING, note::slot_lag(&address, slot)).await;
+        incoming.slot_lag_bytes = asked.ok().and_then(Result::ok).flatten();
+    }
+    Ok(Some(incoming))
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    status: &'a Status,
+    /// The write-ahead log, if it is kept in the repository.
+    wal: Option<Incoming>,
+}
+
+fn shown_wal(wal: &Incoming, ui: &Ui) -> String {
+    let lag = match (&wal.slot, wal.slot_lag_bytes) {
+        (Some(slot), Some(bytes)) => format!("; {} wait in slot {slot}", ui::bytes(bytes)),
+        _ => String::new(),
+    };
+    let rpo = wal.rpo_seconds.unwrap_or_default();
+    let would = format!("{rpo:.1} s would be lost with the server now{lag}");
+    if let Some(lost) = &wal.lost {
+        let segment = &lost.segment;
+        let gap = format!("{would}; a gap at {segment}: take a physical backup");
+        return ui.paint(Tone::Bad, &gap);
+    }
+    match (wal.rpo_seconds, wal.streaming) {
+        (None, _) => ui.paint(Tone::Warn, &format!("nothing was received yet{lag}")),
+        (_, true) => would,
+        (_, false) => ui.paint(Tone::Warn, &format!("{would}; nobody receives it")),
+    }
+}
+
+fn show(status: &Status, wal: Option<&Incoming>, ui: &Ui, text: &mut String) {
     let mut line = |name: &str, value: &str| {
         text.push_str(&format!(
             "{} {value}\n",
@@ -102,12 +163,19 @@ fn show(status: &Status, ui: &Ui, text: &mut String) {
     }
     if let Some(backup) = &status.last_backup {
         let taken = ui::time(backup.taken_at);
-        line("backup", &format!("{taken} ({})", backup.path.display()));
+        let kind = if backup.physical { "physical, " } else { "" };
+        line(
+            "backup",
+            &format!("{taken} ({kind}{})", backup.path.display()),
+        );
     } else {
         line(
             "backup",
             &ui.paint(Tone::Warn, "none; make one with: k1ops backup"),
         );
+    }
+    if let Some(wal) = wal {
+        line("wal", &shown_wal(wal, ui));
     }
     if let Some(restore) = &status.unfinished_restore {
         line("restore", &ui.paint(Tone::Bad, restore));

@@ -15,7 +15,7 @@ use serde::Serialize;
 pub struct UndoArgs {
     /// Show what would be done and change nothing
     #[arg(long)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
     /// Delete what restores and undos keep, instead of putting it back
     #[arg(long, conflicts_with = "terminate_sessions")]
     discard: bool,

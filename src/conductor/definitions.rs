@@ -16,6 +16,8 @@ pub struct TaskDefinition {
     pub owner_email: String,
     /// How often a failed task is tried again.
     pub retry_count: u32,
+    /// Seconds between a failure and the next try.
+    pub retry_delay_seconds: u64,
     /// Seconds until a task is given up; 0: never.
     pub timeout_seconds: u64,
     /// Seconds after which a polled task that nobody answered for is handed out again. The server
@@ -24,26 +26,78 @@ pub struct TaskDefinition {
 }
 
 /// One step of a workflow.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Step {
     /// The task definition's name.
     pub name: String,
     /// The name by which later steps refer to this one's output.
     pub task_reference_name: String,
-    /// `SIMPLE`: a worker does it.
+    /// Who does it.
     #[serde(rename = "type")]
-    pub kind: StepKind,
+    kind: StepKind,
     /// What the worker is given; `${...}` refers to the workflow's input and earlier output.
     pub input_parameters: Map<String, Value>,
+    /// Sequences of steps that are done at once.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub fork_tasks: Vec<Vec<Step>>,
+    /// The steps that are waited for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub join_on: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    join_mode: Option<&'static str>,
 }
 
-/// Who does a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum StepKind {
-    /// A worker.
+enum StepKind {
     Simple,
+    ForkJoin,
+    Join,
+}
+
+impl Step {
+    /// A step that a worker does.
+    #[must_use]
+    pub fn simple(name: &str, reference: &str, input: Map<String, Value>) -> Self {
+        Self {
+            name: name.to_owned(),
+            input_parameters: input,
+            ..Self::of_kind(StepKind::Simple, reference)
+        }
+    }
+
+    /// Sequences that are done at once. The next step must be a join.
+    #[must_use]
+    pub fn fork(reference: &str, branches: Vec<Vec<Step>>) -> Self {
+        Self {
+            fork_tasks: branches,
+            ..Self::of_kind(StepKind::ForkJoin, reference)
+        }
+    }
+
+    /// Waits for steps, which may be in other branches of the fork that it is in.
+    #[must_use]
+    pub fn join(reference: &str, on: Vec<String>) -> Self {
+        Self {
+            join_on: on,
+            // Otherwise the server looks less and less often, up to every 30 seconds.
+            join_mode: Some("SYNC"),
+            ..Self::of_kind(StepKind::Join, reference)
+        }
+    }
+
+    fn of_kind(kind: StepKind, reference: &str) -> Self {
+        Self {
+            name: reference.to_owned(),
+            task_reference_name: reference.to_owned(),
+            kind,
+            input_parameters: Map::new(),
+            fork_tasks: Vec::new(),
+            join_on: Vec::new(),
+            join_mode: None,
+        }
+    }
 }
 
 /// Steps that are done one after the other.

@@ -10,7 +10,7 @@ mod tasks;
 mod workflows;
 
 pub use client::Client;
-pub use definitions::{Step, StepKind, TaskDefinition, WorkflowDefinition};
+pub use definitions::{Step, TaskDefinition, WorkflowDefinition};
 pub use requeue::{Requeued, requeue};
 pub use tasks::{Task, TaskResult, TaskStatus};
-pub use workflows::{Workflow, WorkflowStatus};
+pub use workflows::{FoundWorkflow, Workflow, WorkflowStatus};

@@ -20,9 +20,21 @@ pub enum TaskStatus {
     Failed,
     /// Not done, and trying again would not help.
     FailedWithTerminalError,
-    /// A state in which no worker is asked: timed out, cancelled, skipped and the like.
+    /// It took too long, or its worker was not heard of.
+    TimedOut,
+    /// Not wanted any more.
+    Canceled,
+    /// Another state in which no worker is asked, such as skipped.
     #[serde(other)]
     Other,
+}
+
+impl TaskStatus {
+    /// Whether a worker may still work on it.
+    #[must_use]
+    pub fn is_open(self) -> bool {
+        matches!(self, Self::Scheduled | Self::InProgress)
+    }
 }
 
 /// One task as the server shows it.
@@ -45,10 +57,29 @@ pub struct Task {
     /// What the worker answered.
     #[serde(default)]
     pub output_data: Map<String, Value>,
+    /// How often it was tried before.
+    #[serde(default)]
+    pub retry_count: u32,
+    /// Whether a later try has taken its place.
+    #[serde(default)]
+    pub retried: bool,
+    /// When it could first be polled, in milliseconds since 1970; 0: not yet.
+    #[serde(default)]
+    pub scheduled_time: i64,
+    /// When a worker took it, likewise.
+    #[serde(default)]
+    pub start_time: i64,
+    /// When it ended, likewise.
+    #[serde(default)]
+    pub end_time: i64,
+    /// The worker that took it last.
+    pub worker_id: Option<String>,
+    /// Why it did not end well.
+    pub reason_for_incompletion: Option<String>,
 }
 
 /// A worker's answer.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TaskResult {
     /// The workflow the task belongs to.
@@ -61,6 +92,13 @@ pub struct TaskResult {
     pub output_data: Map<String, Value>,
     /// Who did it.
     pub worker_id: String,
+    /// Why it was not done.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub reason_for_incompletion: Option<String>,
+    /// With [`TaskStatus::InProgress`]: seconds after which the task is handed out again, unless
+    /// there is word of it before. 0 hands it back.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub callback_after_seconds: Option<u64>,
 }
 
 impl Task {
@@ -68,11 +106,51 @@ impl Task {
     #[must_use]
     pub fn completed(&self, worker: &str, output: Map<String, Value>) -> TaskResult {
         TaskResult {
+            output_data: output,
+            ..self.answer(worker, TaskStatus::Completed)
+        }
+    }
+
+    /// The answer that this task was not done, and why. A final one is not tried again.
+    #[must_use]
+    pub fn failed(
+        &self,
+        worker: &str,
+        output: Map<String, Value>,
+        why: String,
+        is_final: bool,
+    ) -> TaskResult {
+        let status = if is_final {
+            TaskStatus::FailedWithTerminalError
+        } else {
+            TaskStatus::Failed
+        };
+        TaskResult {
+            output_data: output,
+            reason_for_incompletion: Some(why),
+            ..self.answer(worker, status)
+        }
+    }
+
+    /// The word that this task is worked on, and that the next word comes within `seconds`. With 0
+    /// it is handed back.
+    #[must_use]
+    pub fn in_progress(&self, worker: &str, seconds: u64) -> TaskResult {
+        TaskResult {
+            callback_after_seconds: Some(seconds),
+            ..self.answer(worker, TaskStatus::InProgress)
+        }
+    }
+
+    fn answer(&self, worker: &str, status: TaskStatus) -> TaskResult {
+        TaskResult {
             workflow_instance_id: self.workflow_instance_id.clone(),
             task_id: self.task_id.clone(),
-            status: TaskStatus::Completed,
-            output_data: output,
+            status,
+            output_data: Map::new(),
             worker_id: worker.to_owned(),
+            reason_for_incompletion: None,
+            callback_after_seconds: None,
         }
     }
 }
@@ -96,7 +174,12 @@ impl Client {
             .await
     }
 
-    /// Answers for a task.
+    /// The task with this id.
+    pub async fn task(&self, id: &str) -> Result<Task> {
+        self.get(&Self::path(&["tasks", id], &[])?).await
+    }
+
+    /// Answers for a task. The server takes and ignores what comes for a task that has ended.
     pub async fn update_task(&self, result: &TaskResult) -> Result<()> {
         self.post("/api/tasks", result).await?;
         Ok(())

@@ -40,8 +40,9 @@ impl WorkflowStatus {
         )
     }
 
-    /// The name in searches.
-    fn name(self) -> &'static str {
+    /// The server's word for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
         match self {
             Self::Running => "RUNNING",
             Self::Paused => "PAUSED",
@@ -60,8 +61,19 @@ impl WorkflowStatus {
 pub struct Workflow {
     /// Its id.
     pub workflow_id: String,
+    /// The name of its definition.
+    #[serde(default)]
+    pub workflow_name: String,
     /// Where it stands.
     pub status: WorkflowStatus,
+    /// When it was started, in milliseconds since 1970.
+    #[serde(default)]
+    pub start_time: i64,
+    /// When it ended, likewise; 0: not yet.
+    #[serde(default)]
+    pub end_time: i64,
+    /// Why it did not end well.
+    pub reason_for_incompletion: Option<String>,
     /// The caller's own id for it.
     pub correlation_id: Option<String>,
     /// What it was started with.
@@ -83,10 +95,20 @@ struct Found {
     results: Vec<FoundWorkflow>,
 }
 
-#[derive(Debug, Deserialize)]
+/// A workflow as a search finds it.
+#[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct FoundWorkflow {
-    workflow_id: String,
+pub struct FoundWorkflow {
+    /// Its id.
+    pub workflow_id: String,
+    /// The name of its definition.
+    pub workflow_type: String,
+    /// Where it stands.
+    pub status: WorkflowStatus,
+    /// When it was started, as the server writes it.
+    pub start_time: Option<String>,
+    /// When it ended, likewise.
+    pub end_time: Option<String>,
 }
 
 impl Client {
@@ -166,6 +188,41 @@ impl Client {
     /// Lets a paused workflow go on.
     pub async fn resume_workflow(&self, id: &str) -> Result<()> {
         let path = Self::path(&["workflow", id, "resume"], &[])?;
+        self.put(&path, &Map::new()).await?;
+        Ok(())
+    }
+
+    /// The newest workflows, at most `count`, of one definition or of all.
+    pub async fn newest_workflows(
+        &self,
+        name: Option<&str>,
+        count: u64,
+    ) -> Result<Vec<FoundWorkflow>> {
+        let wanted = name.map_or_else(String::new, |name| format!("workflowType IN ({name})"));
+        let count = count.to_string();
+        let query = [
+            ("start", "0"),
+            ("size", &count),
+            ("sort", "startTime:DESC"),
+            ("freeText", "*"),
+            ("query", &wanted),
+        ];
+        let found: Found = self
+            .get(&Self::path(&["workflow", "search"], &query)?)
+            .await?;
+        Ok(found.results)
+    }
+
+    /// Does again what failed in a workflow that ended.
+    pub async fn retry_workflow(&self, id: &str) -> Result<()> {
+        let path = Self::path(&["workflow", id, "retry"], &[])?;
+        self.post(&path, &Map::new()).await?;
+        Ok(())
+    }
+
+    /// Has the server look now what a workflow can go on with.
+    pub async fn decide_workflow(&self, id: &str) -> Result<()> {
+        let path = Self::path(&["workflow", "decide", id], &[])?;
         self.put(&path, &Map::new()).await?;
         Ok(())
     }

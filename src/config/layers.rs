@@ -1,7 +1,7 @@
 //! Lays defaults, file, environment and flags over each other and remembers where each value came
 //! from.
 
-use super::{Config, TierChoice};
+use super::{Agent, Config, TierChoice};
 use crate::error::{Context, Error, ErrorKind, Result};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -33,6 +33,8 @@ pub struct Overrides {
     pub stack: Option<String>,
     /// `--tier`.
     pub tier: Option<TierChoice>,
+    /// `--identity`.
+    pub identity: Option<PathBuf>,
 }
 
 /// A resolved configuration.
@@ -258,6 +260,16 @@ impl Layers {
             let value = toml::Value::try_from(tier).context(|| "--tier cannot be read")?;
             self.put("tier", value, Origin::Flag("--tier".into()))?;
         }
+        if let Some(file) = &overrides.identity {
+            // Here, not beside the configuration.
+            let file = std::path::absolute(file).context(|| "--identity cannot be followed")?;
+            let value = toml::Value::try_from(file).context(|| "--identity cannot be read")?;
+            self.put(
+                "encryption.identity",
+                value,
+                Origin::Flag("--identity".into()),
+            )?;
+        }
         Ok(())
     }
 
@@ -265,6 +277,9 @@ impl Layers {
         let in_map = key.strip_prefix("server.properties.").is_some();
         if in_map || self.origins.contains_key(key) {
             return Ok(());
+        }
+        if let Some((name, own)) = key.strip_prefix("agents.").and_then(|k| k.split_once('.')) {
+            return known_of_agent(name, own, place);
         }
         let nearest = nearest(key, self.origins.keys());
         Err(Error::usage(format!("unknown key `{key}` {place}"))
@@ -310,6 +325,24 @@ impl Layers {
                 ))
             })
     }
+}
+
+/// A key of one agent: every agent has the same ones.
+fn known_of_agent(name: &str, key: &str, place: &str) -> Result<()> {
+    check_name(name).map_err(|error| {
+        Error::usage(format!("agent name {name:?} {place} is not usable"))
+            .hint(error.hint_text().unwrap_or_default())
+    })?;
+    if Agent::knows(key) {
+        return Ok(());
+    }
+    let keys: Vec<String> = Agent::keys().iter().map(|&key| key.to_owned()).collect();
+    let nearest = nearest(key, keys.iter());
+    Err(
+        Error::usage(format!("unknown key `agents.{name}.{key}` {place}")).hint(format!(
+            "The nearest known key is `agents.{name}.{nearest}`."
+        )),
+    )
 }
 
 impl Origin {
@@ -481,6 +514,32 @@ mod tests {
             let folder = folder_with(text);
             let error = load(&Overrides::default(), &env(&[]), folder.path()).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Usage, "{text}");
+        }
+    }
+
+    #[test]
+    fn every_agent_has_the_same_keys() {
+        let folder = folder_with(
+            "[agents.a]\ncommand = ['true']\nenv = { X = '1' }\n[agents.b]\nshell = 'true'\n",
+        );
+        let environment = env(&[("K1OPS_AGENTS_B_SHELL", "false")]);
+        let agents = load(&Overrides::default(), &environment, folder.path())
+            .unwrap()
+            .config
+            .agents;
+        assert_eq!(agents["a"].command, ["true"]);
+        assert_eq!(agents["a"].env["X"], "1");
+        assert_eq!(agents["a"].timeout, 600);
+        assert_eq!(agents["b"].shell, "false");
+        for (text, said) in [
+            ("[agents.a]\ncomand = ['x']", "`agents.a.comand`"),
+            ("[agents.'a b']\ncommand = ['x']", "agent name"),
+            ("[agents.a.env.X]\ny = '1'", "`agents.a.env.X.y`"),
+            ("[agents]\na = 1", "`agents.a`"),
+        ] {
+            let folder = folder_with(text);
+            let error = load(&Overrides::default(), &env(&[]), folder.path()).unwrap_err();
+            assert!(error.to_string().contains(said), "{text}: {error}");
         }
     }
 

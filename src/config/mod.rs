@@ -3,11 +3,13 @@
 //! Flags beat the environment, which beats the file, which beats the defaults. The typed structs
 //! here are the only list of keys: defaults, environment names and "did you mean" all come from it.
 
+mod agents;
 mod layers;
 mod redact;
 
+pub use agents::Agent;
 pub use layers::{Explained, FILE_NAME, Loaded, Origin, Overrides, load};
-pub use redact::{Secret, redact_url};
+pub use redact::{Hidden, Secret, redact_url};
 
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -45,8 +47,21 @@ pub struct Config {
     pub docker: Docker,
     /// Where archives are kept.
     pub repository: Repository,
-    /// How backups are made.
+    /// Who can read archives.
+    pub encryption: Encryption,
+    /// How backups are made, and how long they are kept.
     pub backup: Backup,
+    /// What happens by itself.
+    pub schedule: Schedule,
+    /// Who is told how scheduled runs end.
+    pub notify: Notify,
+    /// What a monitoring system is told.
+    pub metrics: Metrics,
+    /// The time zone of schedules and of the days, weeks and months of retention: an IANA name such
+    /// as `Europe/Berlin`, or `local` for this host's.
+    pub timezone: String,
+    /// What workers may run, by name.
+    pub agents: std::collections::BTreeMap<String, Agent>,
 }
 
 /// Host ports of the stack's services.
@@ -127,6 +142,30 @@ pub struct Docker {
 pub struct Repository {
     /// A folder; empty: `backups` in the stack's folder.
     pub path: PathBuf,
+    /// A folder in an object store instead: `s3://BUCKET/FOLDER`, `az://CONTAINER/FOLDER` or
+    /// `gs://BUCKET/FOLDER`.
+    pub url: Secret,
+    /// The object store's address, such as `https://minio.example.org`; empty: the provider's own.
+    pub endpoint: String,
+    /// The object store's region; empty: what the environment says, or the provider's default.
+    pub region: String,
+    /// A file of mode 0600 with the store's credentials, in lines such as `AWS_ACCESS_KEY_ID=…`;
+    /// they go before those of the environment.
+    pub credentials: PathBuf,
+}
+
+/// Who can read archives. Without recipients and passphrase, everybody who has them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Encryption {
+    /// Public keys of `age` (`age1…`); any of their owners can read.
+    pub recipients: Vec<String>,
+    /// A file with more of them, one a line.
+    pub recipients_file: PathBuf,
+    /// A passphrase instead, as it is or as `file:PATH`.
+    pub passphrase: Hidden,
+    /// A file with private keys, which whoever restores needs, and whoever writes does not.
+    pub identity: PathBuf,
 }
 
 /// How backups are made.
@@ -139,6 +178,127 @@ pub struct Backup {
     pub level: i32,
     /// Connections and compression threads; 0: one for each CPU.
     pub jobs: usize,
+    /// Which archives `k1ops prune` keeps.
+    pub keep: Keep,
+    /// What a newer archive must have passed before an older one may be deleted.
+    pub proof: ProofKind,
+    /// Alarm instead of pruning when the newest archive's size or row count is below this share of
+    /// the usual one, in percent; 0: never.
+    pub shrink_alarm: u8,
+}
+
+/// Which archives are kept: the newest of each of so many hours, days, weeks, months and years.
+/// What any rule keeps is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Keep {
+    /// The newest archives, whenever they were made.
+    pub last: u32,
+    /// Hours with an archive.
+    pub hourly: u32,
+    /// Days with an archive.
+    pub daily: u32,
+    /// ISO weeks with an archive.
+    pub weekly: u32,
+    /// Months with an archive.
+    pub monthly: u32,
+    /// Years with an archive.
+    pub yearly: u32,
+    /// Everything this much older than the newest archive, such as `14d`; empty: no such rule.
+    pub within: String,
+    /// The newest safety archives of restores.
+    pub safety: u32,
+}
+
+/// What proves an archive.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProofKind {
+    /// `k1ops verify` read all of it.
+    #[default]
+    Verify,
+    /// `k1ops drill` restored it and ran a server on it.
+    Drill,
+}
+
+/// What happens by itself, and when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Schedule {
+    /// A cron expression of five fields, or hourly, daily, weekly, monthly or yearly.
+    pub at: String,
+    /// By how much a run may be late on purpose, so that not all hosts do the same at once.
+    pub jitter: String,
+    /// Read each backup back as a whole, which is what proves it.
+    pub verify: bool,
+    /// Delete what no rule keeps, once the new backup is proven.
+    pub prune: bool,
+    /// How often a run ends with a drill, written as `at` is; `never`: not at all.
+    pub drill: String,
+}
+
+/// What a monitoring system is told.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Metrics {
+    /// A file for node exporter's textfile collector, written after each scheduled run and each hourly
+    /// check; empty: none.
+    pub textfile: PathBuf,
+}
+
+/// Who is told how scheduled runs end. Each secret is a value, or `file:PATH`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Notify {
+    /// A URL that takes a JSON object.
+    pub webhook: Hidden,
+    /// An incoming webhook of Slack, or of what understands the same (Mattermost, Rocket.Chat).
+    pub slack: Hidden,
+    /// The URL of a topic of ntfy.
+    pub ntfy: Hidden,
+    /// A token for ntfy.
+    pub ntfy_token: Hidden,
+    /// A ping URL of healthchecks.io or its like, which alarms when no ping comes.
+    pub healthchecks: Hidden,
+    /// Tell also when a run is good again after one that was not.
+    pub recovery: bool,
+    /// Tell when there is no good backup for so many hours; 0: never.
+    pub no_backup_hours: u32,
+    /// E-mail.
+    pub email: Email,
+}
+
+/// E-mail by SMTP.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Email {
+    /// Who gets it; empty: nobody.
+    pub to: Vec<String>,
+    /// Who it is from.
+    pub from: String,
+    /// The server's name.
+    pub server: String,
+    /// The server's port; 0: what is usual for `security`.
+    pub port: u16,
+    /// How the connection is protected.
+    pub security: EmailSecurity,
+    /// The user, if the server asks for one.
+    pub user: String,
+    /// The password.
+    pub password: Hidden,
+}
+
+/// How the connection to a mail server is protected.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EmailSecurity {
+    /// TLS from the first byte (port 465).
+    #[default]
+    Tls,
+    /// TLS after a greeting, and nothing without (port 587).
+    Starttls,
+    /// None: for a server on this host (port 25).
+    None,
 }
 
 /// Compression of the archive's members.
@@ -162,7 +322,13 @@ impl Default for Config {
             database: Database::default(),
             docker: Docker::default(),
             repository: Repository::default(),
+            encryption: Encryption::default(),
             backup: Backup::default(),
+            schedule: Schedule::default(),
+            notify: Notify::default(),
+            metrics: Metrics::default(),
+            timezone: "local".to_owned(),
+            agents: std::collections::BTreeMap::new(),
         }
     }
 }
@@ -215,6 +381,51 @@ impl Default for Backup {
             compression: Compression::Zstd,
             level: 0,
             jobs: 0,
+            keep: Keep::default(),
+            proof: ProofKind::default(),
+            shrink_alarm: 50,
+        }
+    }
+}
+
+impl Default for Notify {
+    fn default() -> Self {
+        Self {
+            webhook: Hidden::default(),
+            slack: Hidden::default(),
+            ntfy: Hidden::default(),
+            ntfy_token: Hidden::default(),
+            healthchecks: Hidden::default(),
+            recovery: true,
+            no_backup_hours: 26,
+            email: Email::default(),
+        }
+    }
+}
+
+impl Default for Schedule {
+    fn default() -> Self {
+        Self {
+            at: "15 3 * * *".to_owned(),
+            jitter: "10m".to_owned(),
+            verify: true,
+            prune: true,
+            drill: "weekly".to_owned(),
+        }
+    }
+}
+
+impl Default for Keep {
+    fn default() -> Self {
+        Self {
+            last: 3,
+            hourly: 0,
+            daily: 7,
+            weekly: 5,
+            monthly: 12,
+            yearly: 3,
+            within: String::new(),
+            safety: 3,
         }
     }
 }

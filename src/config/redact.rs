@@ -45,6 +45,56 @@ impl Serialize for Secret {
     }
 }
 
+/// A value that is secret as a whole, such as an address whose path is its key: the value itself, or
+/// `file:PATH` for one that is in a file. Shown, it is hidden; the name of a file is not.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Hidden(String);
+
+impl Hidden {
+    /// Wraps a value.
+    pub fn new(value: impl Into<String>) -> Self {
+        Self(value.into())
+    }
+
+    /// The value as it was written, for handing it to what needs it.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// The file that the value is in, if it is in one.
+    #[must_use]
+    pub fn file(&self) -> Option<&str> {
+        self.0.strip_prefix("file:")
+    }
+
+    /// Whether nothing is set.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl std::fmt::Display for Hidden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let shown = self.is_empty() || self.file().is_some();
+        f.write_str(if shown { &self.0 } else { "***" })
+    }
+}
+
+impl std::fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "\"{self}\"")
+    }
+}
+
+impl Serialize for Hidden {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 /// `url` with the password replaced by `***`, in the user part and in `password=` parameters. What
 /// is neither a URL nor empty is hidden whole, since it can't be told what in it is secret.
 #[must_use]

@@ -5,7 +5,6 @@
 //! ports and names are its own, and go when it ends, however it ends.
 
 mod compare;
-mod ground;
 mod record;
 mod report;
 mod stage;
@@ -20,9 +19,8 @@ use crate::config::{Loaded, TierChoice};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Events;
 use crate::interrupt::Interrupt;
-use crate::stack::{Stack, Tier};
+use crate::stack::{ScratchStack, Stack, Tier};
 use compare::Picture;
-use ground::Ground;
 use report::Clock;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -55,7 +53,10 @@ pub async fn run(
     events: &Events,
     interrupt: &Interrupt,
 ) -> Result<DemoReport> {
-    let mut ground = Ground::new(loaded, options.folder.as_deref())?;
+    let parent = options.folder.clone();
+    let parent = parent.unwrap_or_else(std::env::temp_dir);
+    let mut ground =
+        ScratchStack::new(&loaded.config, &loaded.base, "demo", &parent, "k1ops-demo-")?;
     let folder = ground.stack.base.clone();
     events.note(format!("the demo's stack is in {}", folder.display()));
     if options.keep {

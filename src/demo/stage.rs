@@ -10,7 +10,7 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::Events;
 use crate::interrupt::Interrupt;
 use crate::restore::{self, RestoreOptions};
-use crate::stack::{self, Prepare, Remembered, ServerState, Stack, StartOptions, Tier};
+use crate::stack::{self, Prepare, Stack, StartOptions, Tier, server_of};
 use std::path::Path;
 use std::time::Duration;
 
@@ -125,7 +125,7 @@ pub(super) async fn requeue(
 
 /// Kills the server as a crash would, and deletes all data.
 pub(super) async fn lose(stack: &Stack, events: &Events) -> Result<()> {
-    if let Some(server) = server(stack)? {
+    if let Some(server) = server_of(stack)? {
         kill(&server).await?;
         events.note(format!("killed the server (PID {})", server.pid));
     }
@@ -133,14 +133,6 @@ pub(super) async fn lose(stack: &Stack, events: &Events) -> Result<()> {
     std::fs::remove_dir_all(&data).context(|| format!("{} cannot be deleted", data.display()))?;
     events.note(format!("deleted {}", data.display()));
     Ok(())
-}
-
-/// The server that runs now, if one does.
-pub(super) fn server(stack: &Stack) -> Result<Option<Identity>> {
-    Ok(match ServerState::read(stack)? {
-        Remembered::Running(state) => Some(state.process),
-        Remembered::Stale(_) | Remembered::Nothing => None,
-    })
 }
 
 async fn kill(server: &Identity) -> Result<()> {

@@ -1,7 +1,7 @@
 //! What the demo's stack does: chains of three tasks, and the workers that do them.
 
 use crate::conductor::{
-    Client, Step, StepKind, TaskDefinition, Workflow, WorkflowDefinition, WorkflowStatus,
+    Client, Step, TaskDefinition, Workflow, WorkflowDefinition, WorkflowStatus,
 };
 use crate::error::{Error, Result};
 use crate::event::{Events, Unit};
@@ -40,15 +40,14 @@ pub(super) async fn register(client: &Client) -> Result<()> {
         name: name.to_owned(),
         owner_email: "demo@k1ops.invalid".to_owned(),
         retry_count: 3,
+        retry_delay_seconds: 60,
         timeout_seconds: 0,
         response_timeout_seconds: 60,
     });
     client.register_tasks(&tasks).await?;
-    let step = |position: usize, source: String| Step {
-        name: TASKS[position].to_owned(),
-        task_reference_name: TASKS[position].to_owned(),
-        kind: StepKind::Simple,
-        input_parameters: object(&[("n", json!(source))]),
+    let step = |position: usize, source: String| {
+        let name = TASKS[position];
+        Step::simple(name, name, object(&[("n", json!(source))]))
     };
     let output = |position: usize| format!("${{{}.output.n}}", TASKS[position]);
     let chain = WorkflowDefinition {

@@ -172,6 +172,20 @@ fn secrets(patient: &Patient) -> Vec<String> {
             }
         }
     }
+    let notify = &stack.config.notify;
+    let told = [
+        &notify.webhook,
+        &notify.slack,
+        &notify.ntfy,
+        &notify.ntfy_token,
+        &notify.healthchecks,
+        &notify.email.password,
+    ];
+    known.extend(
+        told.into_iter()
+            .filter(|value| value.file().is_none())
+            .map(|value| value.expose().to_owned()),
+    );
     let properties = stack.config.server.properties.iter();
     known.extend(
         properties

@@ -205,7 +205,7 @@ impl Patient {
         if let Some(known) = self.archives.get() {
             return Ok(known);
         }
-        let mut found = Repository::new(self.stack.repository()).list()?;
+        let mut found = Repository::of(&self.stack)?.list()?;
         found.retain(|entry| entry.stack.as_ref().is_none_or(|s| *s == self.stack.name));
         Ok(self.archives.get_or_init(|| found))
     }

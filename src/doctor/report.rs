@@ -115,7 +115,7 @@ impl Report {
             stack,
             tier,
             seconds,
-            exit_code: code(&findings) as u8,
+            exit_code: code(&findings).number(),
             tally,
             findings,
             checks,
@@ -196,7 +196,7 @@ mod tests {
         ] {
             let report = report(kinds.into_iter().map(problem).collect());
             assert_eq!(report.code(), code);
-            assert_eq!(report.exit_code, code as u8);
+            assert_eq!(report.exit_code, code.number());
         }
         let mild = report(vec![Finding::warning("x"), Finding::note("y")]);
         assert_eq!(mild.code(), ExitCode::Done);

@@ -1,7 +1,10 @@
 //! One file of a repository, and what can be said of it without reading all of it.
 
+use super::Repository;
 use super::name::{Name, Purpose};
-use crate::archive::{Archive, PARTIAL_SUFFIX, Source};
+use super::sealing::Look;
+use super::shelf::Item;
+use crate::archive::{Archive, PARTIAL_SUFFIX, PhysicalSource, Source};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -12,6 +15,11 @@ use std::path::{Path, PathBuf};
 pub enum State {
     /// Its manifest is there and sound. `k1ops verify` reads the rest.
     Good,
+    /// It is encrypted, and no key here opens it. Whoever has the key can say more.
+    Sealed {
+        /// Whose keys open it, if it says.
+        recipients: Vec<String>,
+    },
     /// It never got its name.
     Incomplete {
         /// A living backup is writing it; otherwise its backup died, and the next one removes it.
@@ -25,11 +33,21 @@ pub enum State {
 }
 
 impl State {
-    /// Whether it can be restored.
+    /// Whether it can be restored, by whoever has its key.
     #[must_use]
     pub fn is_good(&self) -> bool {
-        *self == Self::Good
+        matches!(self, Self::Good | Self::Sealed { .. })
     }
+}
+
+/// What the database of an archive comes back as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Rows, or the pages of `SQLite`, which replace those of a stack.
+    Logical,
+    /// Only the data directory of its `PostgreSQL` server, which is restored into a folder.
+    Physical,
 }
 
 /// A file of a repository.
@@ -51,20 +69,35 @@ pub struct Entry {
     pub rows: Option<u64>,
     /// What it holds, such as `postgres` or `sqlite conductor`.
     pub sources: Vec<String>,
+    /// What its database comes back as; `None` if it is no backup.
+    pub kind: Option<Kind>,
+    /// Data directories in it, which a server's write-ahead log goes on from.
+    #[serde(skip)]
+    pub bases: Vec<PhysicalSource>,
     /// Whether it is a backup.
     #[serde(flatten)]
     pub state: State,
 }
 
 impl Entry {
-    pub(super) fn read(path: PathBuf) -> Self {
-        match Archive::open(&path) {
-            Ok(archive) => Self::of(&archive),
+    pub(super) fn read(repository: &Repository, item: Item) -> Self {
+        let path = repository.place().join(&item.name);
+        match repository.look_at(&path) {
+            Ok(Look::Archive(archive)) => {
+                let mut entry = Self::of(&archive);
+                // As it is stored.
+                entry.size = item.size;
+                entry
+            }
+            Ok(Look::Sealed(seal)) => {
+                let recipients = seal.recipients;
+                Self::outside(path, item, State::Sealed { recipients })
+            }
             Err(error) => {
                 let reason = error.to_string();
                 let prefix = format!("archive {}: ", path.display());
                 let reason = reason.strip_prefix(&prefix).unwrap_or(&reason).to_owned();
-                Self::outside(path, State::Unreadable { reason })
+                Self::outside(path, item, State::Unreadable { reason })
             }
         }
     }
@@ -73,24 +106,34 @@ impl Entry {
     #[must_use]
     pub fn of(archive: &Archive) -> Self {
         let manifest = archive.manifest();
-        let mut entry = Self::outside(archive.path().to_path_buf(), State::Good);
+        let item = Item {
+            name: file_name(archive.path()),
+            size: archive.size(),
+        };
+        let mut entry = Self::outside(archive.path().to_path_buf(), item, State::Good);
         entry.stack = Some(manifest.header.stack.clone());
         entry.time = Some(manifest.header.started_at);
         entry.rows = Some(manifest.rows());
         entry.sources = manifest.sources.iter().map(describe).collect();
+        entry.bases = manifest.physical().cloned().collect();
+        entry.kind = Some(if manifest.is_physical() {
+            Kind::Physical
+        } else {
+            Kind::Logical
+        });
         entry
     }
 
-    pub(super) fn incomplete(path: PathBuf, being_written: bool) -> Self {
-        Self::outside(path, State::Incomplete { being_written })
+    pub(super) fn incomplete(place: &Path, item: Item, being_written: bool) -> Self {
+        let state = State::Incomplete { being_written };
+        Self::outside(place.join(&item.name), item, state)
     }
 
-    /// What the name and the file system say.
-    fn outside(path: PathBuf, state: State) -> Self {
-        let name = file_name(&path);
+    /// What the name and the repository say.
+    fn outside(path: PathBuf, item: Item, state: State) -> Self {
+        let Item { name, size } = item;
         let parsed = Name::parse(name.strip_suffix(PARTIAL_SUFFIX).unwrap_or(&name));
         let purpose = parsed.as_ref().map_or(Purpose::Backup, |n| n.purpose);
-        let size = std::fs::metadata(&path).map_or(0, |m| m.len());
         Self {
             stack: parsed.as_ref().map(|n| n.stack.clone()),
             time: parsed.map(|n| n.time),
@@ -100,6 +143,8 @@ impl Entry {
             size,
             rows: None,
             sources: Vec::new(),
+            kind: None,
+            bases: Vec::new(),
             state,
         }
     }
@@ -111,6 +156,9 @@ pub fn describe(source: &Source) -> String {
     match source {
         Source::Postgres(postgres) => format!("postgres {}", postgres.database),
         Source::Sqlite(sqlite) => format!("sqlite {}", sqlite.name),
+        Source::Physical(physical) if physical.volume == PhysicalSource::SERVER => {
+            "data directory".to_owned()
+        }
         Source::Physical(physical) => format!("volume {}", physical.volume),
         Source::Volume(volume) => format!("volume {}", volume.volume),
         Source::Config(_) => "config".to_owned(),

@@ -1,111 +1,245 @@
-//! A folder of archives: what is in it, which is meant by a name, and where the next one goes.
+//! Where archives are kept, on this host or in an object store: what is there, which is meant by a
+//! name, and where the next one goes.
 //!
 //! Archives never change once they have their name, and an open file outlives its removal, so
 //! readers take no lock: any number of them may read while one backup writes. Only what adds or
-//! removes files holds the folder's lock. This module knows archives from outside; it does not know
-//! what they are made of or what they are restored into.
+//! removes files holds the repository's lock. This module knows archives from outside; it does not
+//! know what they are made of or what they are restored into.
+//!
+//! A place is written as a path. That of an archive in an object store is its address, which only
+//! [`Repository::open`] and its like know how to follow.
 
+mod elsewhere;
 mod entry;
+mod folder;
+mod log;
 mod name;
+mod proof;
+mod prune;
+mod rekey;
+pub mod retention;
+mod sealing;
+mod shelf;
 
-pub use entry::{Entry, State, describe};
+pub use entry::{Entry, Kind, State, describe};
+pub use log::{LogCheck, LogVerdict};
 pub use name::{Name, Purpose};
+pub use proof::Proof;
+pub use prune::{PruneOptions, PrunePlan};
+pub use rekey::{Rekey, RekeyPlan, RekeyStep};
 
-use crate::adapters::fs::{self, Lock};
-use crate::archive::{EXTENSION, PARTIAL_SUFFIX};
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::adapters::bucket::Settings;
+use crate::adapters::fs::free_space;
+use crate::adapters::storage::{NewFile, Sink, open_file};
+use crate::archive::{Archive, EXTENSION, PARTIAL_SUFFIX, SEALED_EXTENSION};
+use crate::error::{Error, Result};
+use crate::stack::Stack;
 use chrono::{DateTime, TimeDelta, Utc};
+use elsewhere::Elsewhere;
+use folder::Folder;
+use sealing::{Look, Sealed};
+use shelf::{Shelf, Writing};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 /// The word for the newest good archive of a stack.
 pub const LATEST: &str = "latest";
 
-/// How long a backup waits for somebody who only looks whether the lock is held.
-const LOOKING: Duration = Duration::from_secs(1);
-
-/// A folder of archives.
+/// Where archives are kept. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Repository {
-    folder: PathBuf,
+    shelf: Arc<dyn Shelf>,
+    sealing: Sealed,
+    log_folder: PathBuf,
 }
 
 /// The right to add archives to a repository and to remove files from it; ends when it is dropped
 /// or the process dies.
 #[derive(Debug)]
-pub struct WriteAccess {
-    #[allow(dead_code, reason = "it is held, not read")]
-    lock: Lock,
+pub struct WriteAccess(Arc<dyn Writing>);
+
+impl WriteAccess {
+    /// Fails if the right was lost: of a repository elsewhere it has to be renewed, which a network
+    /// may prevent.
+    pub fn check(&self) -> Result<()> {
+        self.0.check()
+    }
 }
 
 impl Repository {
     /// The repository in `folder`, which need not exist yet.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
+        let folder = folder.into();
         Self {
-            folder: folder.into(),
+            shelf: Arc::new(Folder::new(folder.clone())),
+            sealing: Sealed::default(),
+            log_folder: folder,
         }
     }
 
-    /// Where it is.
+    /// The repository that a stack's configuration names.
+    pub fn of(stack: &Stack) -> Result<Self> {
+        let configured = &stack.config.repository;
+        let sealing = Sealed::of(stack)?;
+        if configured.url.is_empty() {
+            let shelf = Arc::new(Folder::new(stack.repository()));
+            return Ok(Self {
+                shelf,
+                sealing,
+                log_folder: stack.repository(),
+            });
+        }
+        if !configured.path.as_os_str().is_empty() {
+            return Err(
+                Error::usage("repository.path and repository.url are both set")
+                    .hint("Keep the one that archives are to go to."),
+            );
+        }
+        let file = &configured.credentials;
+        let settings = Settings {
+            url: configured.url.expose().to_owned(),
+            endpoint: configured.endpoint.clone(),
+            region: configured.region.clone(),
+            credentials: (!file.as_os_str().is_empty()).then(|| stack.base.join(file)),
+        };
+        let shelf = Arc::new(Elsewhere::open(&settings)?);
+        Ok(Self {
+            shelf,
+            sealing,
+            log_folder: stack.repository(),
+        })
+    }
+
+    /// Where it is: a folder, or an address that is written like one.
     #[must_use]
-    pub fn folder(&self) -> &Path {
-        &self.folder
+    pub fn place(&self) -> &Path {
+        self.shelf.place()
     }
 
-    /// Becomes the only writer, or fails with [`ErrorKind::Locked`] and names the other one.
+    /// The folder of this host that the write-ahead log is kept in, wherever the archives are.
+    #[must_use]
+    pub fn log_folder(&self) -> &Path {
+        &self.log_folder
+    }
+
+    /// Becomes the only writer, or fails with [`crate::error::ErrorKind::Locked`] and names the
+    /// other one.
     pub async fn write_access(&self, purpose: &str) -> Result<WriteAccess> {
-        let begun = Instant::now();
-        loop {
-            match Lock::exclusive(&self.lock_file(), purpose) {
-                Err(error) if error.kind() == ErrorKind::Locked && begun.elapsed() < LOOKING => {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-                other => return other.map(|lock| WriteAccess { lock }),
-            }
-        }
+        self.shelf.write_access(purpose).await.map(WriteAccess)
     }
 
     /// A free place for an archive of `stack` that is begun at `started_at`. If the second is taken
     /// already, the next free one is.
-    #[must_use]
-    pub fn new_place(&self, stack: &str, started_at: DateTime<Utc>, purpose: Purpose) -> PathBuf {
+    pub fn new_place(
+        &self,
+        stack: &str,
+        started_at: DateTime<Utc>,
+        purpose: Purpose,
+    ) -> Result<PathBuf> {
         let mut name = Name {
             stack: stack.to_owned(),
             time: started_at,
             purpose,
         };
         loop {
-            let place = self.folder.join(name.file_name());
-            if !place.exists() && !partial_of(&place).exists() {
-                return place;
+            if !self.is_taken(&name.file_name())? {
+                return Ok(self.place().join(self.sealing.file_name(&name)));
             }
             name.time += TimeDelta::seconds(1);
         }
     }
 
-    /// Removes what backups that died left behind, and answers which files that were. Nobody else
-    /// writes, since the caller holds the lock.
-    pub fn remove_leftovers(&self, _access: &WriteAccess) -> Result<Vec<PathBuf>> {
-        let mut removed = Vec::new();
-        for path in self.files()? {
-            if is_partial(&path) {
-                fs::remove_if_there(&path)?;
-                removed.push(path);
+    /// Whether there is an archive of this name, encrypted or not, or one that is not finished.
+    fn is_taken(&self, plain: &str) -> Result<bool> {
+        for end in ["", ".age"] {
+            let name = format!("{plain}{end}");
+            if self.shelf.has(&name)? || self.shelf.has(&format!("{name}{PARTIAL_SUFFIX}"))? {
+                return Ok(true);
             }
         }
-        Ok(removed)
+        Ok(false)
+    }
+
+    /// Begins the archive at a place that [`Repository::new_place`] answered, or a file elsewhere on
+    /// this host; encrypted, if archives are to be.
+    pub fn begin(&self, place: &Path) -> Result<Box<dyn Sink>> {
+        let sink: Box<dyn Sink> = match self.name_of(place) {
+            Some(name) => self.shelf.begin(&name, false)?,
+            None => Box::new(NewFile::create(place, partial_of(place))?),
+        };
+        self.sealing.begin(place, sink)
+    }
+
+    /// Bytes that are free for an archive at `place`, where that can be known.
+    pub fn free_space(&self, place: &Path) -> Result<Option<u64>> {
+        if self.name_of(place).is_some() {
+            return self.shelf.free_space();
+        }
+        free_space(place.parent().unwrap_or(Path::new("."))).map(Some)
+    }
+
+    /// Whether archives are encrypted from now on.
+    #[must_use]
+    pub fn seals(&self) -> bool {
+        self.sealing.seals()
+    }
+
+    /// Opens an archive: one of this repository, or a file.
+    ///
+    /// Fails with [`crate::error::ErrorKind::Missing`] if it is encrypted and no key here fits, and
+    /// says whose key it needs.
+    pub fn open(&self, path: &Path) -> Result<Archive> {
+        match self.look_at(path)? {
+            Look::Archive(archive) => Ok(archive),
+            Look::Sealed(seal) => Err(Error::missing(format!(
+                "archive {} is encrypted, and none of the keys here opens it",
+                path.display()
+            ))
+            .hint(seal.hint())),
+        }
+    }
+
+    fn look_at(&self, path: &Path) -> Result<Look> {
+        let (bytes, size) = match self.name_of(path) {
+            Some(name) => self.shelf.open(&name)?,
+            None => open_file(path)?,
+        };
+        self.sealing.open(path, bytes, size)
+    }
+
+    /// Removes the archive at `path`, if it is there.
+    pub fn remove(&self, path: &Path) -> Result<()> {
+        match self.name_of(path) {
+            Some(name) => self.shelf.remove(&name),
+            None => crate::adapters::fs::remove_if_there(path),
+        }
+    }
+
+    /// Whether an archive of this name is there.
+    pub fn has(&self, name: &str) -> Result<bool> {
+        self.shelf.has(name)
+    }
+
+    /// Removes what backups that died left behind, and answers what that was. Nobody else writes,
+    /// since the caller holds the lock.
+    pub fn remove_leftovers(&self, _access: &WriteAccess) -> Result<Vec<PathBuf>> {
+        let removed = self.shelf.remove_leftovers()?;
+        Ok(removed
+            .into_iter()
+            .map(|name| self.place().join(name))
+            .collect())
     }
 
     /// Everything that looks like an archive, newest first.
     pub fn list(&self) -> Result<Vec<Entry>> {
         let mut entries = Vec::new();
         let mut writer = None;
-        for path in self.files()? {
-            if is_partial(&path) {
-                let living = *writer.get_or_insert_with(|| self.has_writer());
-                entries.push(Entry::incomplete(path, living));
+        for item in self.shelf.items()? {
+            if item.name.ends_with(PARTIAL_SUFFIX) {
+                let living = *writer.get_or_insert_with(|| self.shelf.has_writer());
+                entries.push(Entry::incomplete(self.place(), item, living));
             } else {
-                entries.push(Entry::read(path));
+                entries.push(Entry::read(self, item));
             }
         }
         entries.sort_by(|a, b| (b.time, &b.name).cmp(&(a.time, &a.name)));
@@ -116,36 +250,53 @@ impl Repository {
     /// extension), or a path. `latest` is the newest good archive of `stack` that somebody asked
     /// for: never the safety archive of a restore, which may hold the very damage that was undone.
     pub fn find(&self, wanted: &str, stack: &str) -> Result<PathBuf> {
+        self.find_kind(wanted, stack, None)
+    }
+
+    /// The same, where `latest` is the newest of one kind, if there is any.
+    pub fn find_kind(&self, wanted: &str, stack: &str, kind: Option<Kind>) -> Result<PathBuf> {
         if wanted == LATEST {
-            return self.latest(stack);
+            return self.latest(stack, kind);
         }
-        if !wanted.contains('/') {
-            for name in [wanted.to_owned(), format!("{wanted}.{EXTENSION}")] {
-                let path = self.folder.join(name);
-                if path.is_file() {
-                    return Ok(path);
+        let path = PathBuf::from(wanted);
+        let name = self.name_of(&path).unwrap_or_else(|| wanted.to_owned());
+        if !name.contains('/') {
+            for end in ["", ".tar", ".age", ".tar.age"] {
+                let name = format!("{name}{end}");
+                if self.shelf.has(&name)? {
+                    return Ok(self.place().join(name));
                 }
             }
         }
-        let path = PathBuf::from(wanted);
         if path.is_file() {
             return Ok(path);
         }
         Err(Error::missing(format!("there is no archive {wanted:?}")).hint(self.suggestion(wanted)))
     }
 
-    fn latest(&self, stack: &str) -> Result<PathBuf> {
-        let newest = self.list()?.into_iter().find(|entry| {
+    fn latest(&self, stack: &str, kind: Option<Kind>) -> Result<PathBuf> {
+        let mut entries = self.list()?;
+        entries.retain(|entry| {
             entry.state.is_good()
                 && entry.stack.as_deref() == Some(stack)
                 && entry.purpose == Purpose::Backup
         });
-        newest.map(|entry| entry.path).ok_or_else(|| {
-            let folder = self.folder.display();
+        let newest = entries.iter().find(|e| kind.is_none() || e.kind == kind);
+        // Where there is only the other kind, what is done with it says what to do instead.
+        let any = || entries.first().filter(|_| kind == Some(Kind::Logical));
+        let newest = newest.or_else(any).map(|entry| entry.path.clone());
+        newest.ok_or_else(|| {
+            let place = self.place().display();
+            let (what, make) = match kind {
+                Some(Kind::Physical) => ("physical archive", "k1ops backup --physical"),
+                _ => ("archive", "k1ops backup"),
+            };
             Error::missing(format!(
-                "there is no good archive of stack {stack} in {folder}"
+                "there is no good {what} of stack {stack} in {place}"
             ))
-            .hint("Make one with `k1ops backup`; `k1ops list` shows what is there.")
+            .hint(format!(
+                "Make one with `{make}`; `k1ops list` shows what is there."
+            ))
         })
     }
 
@@ -158,43 +309,32 @@ impl Repository {
         match nearest {
             Some(entry) => format!(
                 "The nearest name in {} is {}; `k1ops list` shows all.",
-                self.folder.display(),
+                self.place().display(),
                 entry.name
             ),
             None => format!(
                 "{} holds no archive yet; make one with `k1ops backup`.",
-                self.folder.display()
+                self.place().display()
             ),
         }
     }
 
-    /// Whether a backup is writing. It takes the lock for a moment to find out, for which
-    /// [`Repository::write_access`] allows.
-    fn has_writer(&self) -> bool {
-        Lock::shared(&self.lock_file()).is_err()
+    /// The name of what is directly in this repository. A folder may be written in several ways.
+    fn name_of(&self, path: &Path) -> Option<String> {
+        let (folder, name) = (path.parent()?, path.file_name()?);
+        let real = |folder: &Path| folder.canonicalize().ok();
+        let is_here = folder == self.place()
+            || real(folder).is_some_and(|folder| Some(folder) == real(self.place()));
+        is_here.then(|| name.to_string_lossy().into_owned())
     }
+}
 
-    fn lock_file(&self) -> PathBuf {
-        self.folder.join(".lock")
-    }
-
-    /// Files whose name ends as an archive's does.
-    fn files(&self) -> Result<Vec<PathBuf>> {
-        let cannot = || format!("repository {} cannot be read", self.folder.display());
-        let entries = match std::fs::read_dir(&self.folder) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            other => other.context(cannot)?,
-        };
-        let mut files = Vec::new();
-        for entry in entries {
-            let path = entry.context(cannot)?.path();
-            let archive = path.extension().is_some_and(|e| e == EXTENSION);
-            if path.is_file() && (archive || is_partial(&path)) {
-                files.push(path);
-            }
-        }
-        Ok(files)
-    }
+/// Whether a name is that of a finished archive.
+fn is_archive(name: &str) -> bool {
+    [EXTENSION, SEALED_EXTENSION].iter().any(|end| {
+        let stem = name.strip_suffix(end).unwrap_or_default();
+        stem.ends_with('.')
+    })
 }
 
 /// The name that the archive at `place` has while it is written.
@@ -205,19 +345,15 @@ pub fn partial_of(place: &Path) -> PathBuf {
     partial.into()
 }
 
-fn is_partial(path: &Path) -> bool {
-    path.to_string_lossy()
-        .ends_with(&format!(".{EXTENSION}{PARTIAL_SUFFIX}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
 
     fn repository() -> (tempfile::TempDir, Repository) {
         let folder = tempfile::tempdir().unwrap();
         let repository = Repository::new(folder.path().join("backups"));
-        std::fs::create_dir(repository.folder()).unwrap();
+        std::fs::create_dir(repository.place()).unwrap();
         (folder, repository)
     }
 
@@ -233,11 +369,11 @@ mod tests {
     fn a_taken_second_gives_the_next_free_one() {
         let (_folder, repository) = repository();
         let at = DateTime::from_timestamp(1_790_000_000, 0).unwrap();
-        let first = repository.new_place("k1", at, Purpose::Backup);
+        let first = repository.new_place("k1", at, Purpose::Backup).unwrap();
         std::fs::write(&first, "x").unwrap();
-        let second = repository.new_place("k1", at, Purpose::Backup);
+        let second = repository.new_place("k1", at, Purpose::Backup).unwrap();
         std::fs::write(partial_of(&second), "x").unwrap();
-        let third = repository.new_place("k1", at, Purpose::Backup);
+        let third = repository.new_place("k1", at, Purpose::Backup).unwrap();
         assert!(
             first
                 .to_string_lossy()
@@ -254,7 +390,7 @@ mod tests {
     async fn leftovers_are_told_from_a_living_backup() {
         let (_folder, repository) = repository();
         let partial = repository
-            .folder()
+            .place()
             .join("k1-k1-20261123T190000Z.tar.partial");
         std::fs::write(&partial, "half").unwrap();
         let living = |repository: &Repository| match repository.list().unwrap()[0].state {
@@ -274,11 +410,11 @@ mod tests {
     fn foreign_files_are_listed_as_unreadable_and_names_are_suggested() {
         let (_folder, repository) = repository();
         std::fs::write(
-            repository.folder().join("k1-k1-20261123T190000Z.tar"),
+            repository.place().join("k1-k1-20261123T190000Z.tar"),
             "junk",
         )
         .unwrap();
-        std::fs::write(repository.folder().join("notes.txt"), "x").unwrap();
+        std::fs::write(repository.place().join("notes.txt"), "x").unwrap();
         let entries = repository.list().unwrap();
         assert_eq!(entries.len(), 1);
         assert!(

@@ -1,4 +1,4 @@
-//! Archive names: `k1-STACK-20261123T190000Z.tar`.
+//! Archive names: `k1-STACK-20261123T190000Z.tar`, and `….tar.age` of an encrypted one.
 
 use crate::archive::EXTENSION;
 use chrono::{DateTime, NaiveDateTime, Utc};
@@ -46,6 +46,7 @@ impl Name {
     /// Reads a file's name; `None` if it is not of our making.
     #[must_use]
     pub fn parse(file_name: &str) -> Option<Self> {
+        let file_name = file_name.strip_suffix(".age").unwrap_or(file_name);
         let stem = file_name.strip_suffix(EXTENSION)?.strip_suffix('.')?;
         let (stem, purpose) = match stem.strip_suffix(SAFETY) {
             Some(stem) => (stem, Purpose::Safety),

@@ -43,6 +43,12 @@ pub(super) async fn choose(
             parts.push(planned(stack, archive, source).await?);
         }
     }
+    if parts.is_empty() && archive.manifest().is_physical() {
+        let error = archive.bad("holds the data directory of a server and no rows of a database");
+        return Err(error.hint(
+            "It is restored into a folder: add --into FOLDER, and start PostgreSQL on that.",
+        ));
+    }
     if parts.is_empty() {
         let error = archive.bad("holds nothing of what is to be restored");
         return Err(error.hint("`k1ops list` shows what each archive holds."));
@@ -213,7 +219,7 @@ fn check_twice(parts: &[PlannedPart]) -> Result<()> {
     Ok(())
 }
 
-fn wrong_kind(stack: &Stack, archive: &Archive, holds: &str, keeps: &str) -> Error {
+pub(super) fn wrong_kind(stack: &Stack, archive: &Archive, holds: &str, keeps: &str) -> Error {
     archive.bad(format!(
         "holds {holds}, but stack {} keeps its data {keeps}",
         stack.name

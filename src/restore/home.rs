@@ -1,10 +1,9 @@
 //! A new host: where a stack that there is nothing of yet is restored to.
 
 use crate::adapters::docker::Engine;
-use crate::archive::Archive;
 use crate::config::TierChoice;
 use crate::error::{Error, Result};
-use crate::repository::Repository;
+use crate::repository::{Kind, Repository};
 use crate::stack::docker::{Secrets, expected_image, plan};
 use crate::stack::{Stack, Tier};
 
@@ -17,8 +16,9 @@ pub async fn belongs_in_docker(stack: &Stack, archive: &str) -> Result<bool> {
     if !open || has_something {
         return Ok(false);
     }
-    let path = Repository::new(stack.repository()).find(archive, &stack.name)?;
-    let tier = Archive::open(&path)?.manifest().tier.clone();
+    let repository = Repository::of(stack)?;
+    let path = repository.find_kind(archive, &stack.name, Some(Kind::Logical))?;
+    let tier = repository.open(&path)?.manifest().tier.clone();
     if tier.as_deref() != Some(Tier::Docker.name()) {
         return Ok(false);
     }

@@ -2,31 +2,37 @@
 //! it changes nothing.
 
 use super::choose::choose;
+use super::room;
 use super::volume::VolumeOf;
-use crate::adapters::fs::free_space;
 use crate::archive::{Archive, Depth, LeftOut, Source, SqliteSource, Verified, verify};
 use crate::backup::jobs;
 use crate::error::{Error, Result};
 use crate::event::Events;
 use crate::interrupt::Interrupt;
-use crate::repository::Repository;
+use crate::repository::{Kind, Repository};
 use crate::stack::docker::Service;
 use crate::stack::{Stack, server_runs};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
-
-/// Left free on the disk besides what is written, for logs and journals.
-const MARGIN: u64 = 64 << 20;
 
 /// A part of an archive that a restore may be limited to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Part {
     /// The `PostgreSQL` database.
     Postgres,
+    /// A schema, or a table as `SCHEMA.TABLE`, of the `PostgreSQL` database.
+    PostgresOnly(String),
     /// All `SQLite` databases.
     Sqlite,
+    /// A table of an `SQLite` database.
+    Table {
+        /// `conductor` or `k1`.
+        database: String,
+        /// Its name.
+        table: String,
+    },
     /// The `SQLite` database of this name: `conductor` or `k1`.
     Named(String),
     /// All volumes.
@@ -44,10 +50,20 @@ impl FromStr for Part {
             "sqlite" => Ok(Self::Sqlite),
             "conductor" | "k1" => Ok(Self::Named(text.to_owned())),
             "volumes" => Ok(Self::Volumes),
-            _ => match text.strip_prefix("volume:") {
-                Some(name) if !name.is_empty() => Ok(Self::Volume(name.to_owned())),
+            _ => match text.split_once(':') {
+                Some(("volume", name)) if !name.is_empty() => Ok(Self::Volume(name.to_owned())),
+                Some(("postgres", name)) if !name.is_empty() => {
+                    Ok(Self::PostgresOnly(name.to_owned()))
+                }
+                Some((database @ ("conductor" | "k1"), table)) if !table.is_empty() => {
+                    Ok(Self::Table {
+                        database: database.to_owned(),
+                        table: table.to_owned(),
+                    })
+                }
                 _ => Err(Error::usage(format!(
-                    "{text:?} is none of postgres, sqlite, conductor, k1, volumes and volume:NAME"
+                    "{text:?} is none of postgres, postgres:SCHEMA, postgres:SCHEMA.TABLE, sqlite, \
+                     conductor, k1, conductor:TABLE, k1:TABLE, volumes and volume:NAME"
                 ))),
             },
         }
@@ -222,12 +238,14 @@ pub async fn plan(
     events: &Events,
     interrupt: &Interrupt,
 ) -> Result<RestorePlan> {
-    let path = Repository::new(stack.repository()).find(&options.archive, &stack.name)?;
-    let opened = Archive::open(&path)?;
+    require_whole_parts(&options.only)?;
+    let repository = Repository::of(stack)?;
+    let path = repository.find_kind(&options.archive, &stack.name, Some(Kind::Logical))?;
+    let opened = repository.open(&path)?;
     let (parts, not_restored) = choose(stack, &opened, &options.only).await?;
     let jobs = jobs(options.jobs.unwrap_or(stack.config.backup.jobs));
     let verified = verify(&opened, Depth::Full, jobs, events, interrupt).await?;
-    let (needs_bytes, free_bytes) = space(stack, &parts)?;
+    let (needs_bytes, free_bytes) = room::check(stack, &opened, &parts, events).await?;
     let header = &opened.manifest().header;
     Ok(RestorePlan {
         stack: stack.name.clone(),
@@ -251,26 +269,20 @@ pub async fn plan(
     })
 }
 
-fn space(stack: &Stack, parts: &[PlannedPart]) -> Result<(u64, u64)> {
-    let needs: u64 = parts
-        .iter()
-        .map(|part| match part {
-            PlannedPart::Sqlite { bytes, .. } => *bytes,
-            // Their servers say nothing of the disk below them.
-            PlannedPart::Postgres { .. } | PlannedPart::Volume { .. } => 0,
-        })
-        .sum();
-    let folder = stack.conductor_db();
-    let folder = folder.parent().unwrap_or(Path::new("."));
-    let free = free_space(folder)?;
-    if needs + MARGIN <= free {
-        return Ok((needs, free));
+/// Less than all of a database never takes the place of a live one.
+fn require_whole_parts(only: &[Part]) -> Result<()> {
+    let limited = |part: &&Part| matches!(part, Part::PostgresOnly(_) | Part::Table { .. });
+    match only.iter().find(limited) {
+        None => Ok(()),
+        Some(Part::Table { .. }) => Err(Error::usage(
+            "a table is restored into a new file, which has no name yet",
+        )
+        .hint("Name it with --as FILE; from there, move what you need.")),
+        Some(_) => Err(Error::usage(
+            "a schema or a table is restored into a new database, which has no name yet",
+        )
+        .hint("Name it with --as DATABASE; from there, move what you need.")),
     }
-    Err(Error::missing(format!(
-        "{} has {free} bytes free; the restored data takes {needs} beside the old",
-        folder.display()
-    ))
-    .hint("Free some space; `k1ops undo --discard` deletes what earlier restores kept."))
 }
 
 pub(super) async fn server(stack: &Stack, start: bool) -> Result<ServerPlan> {

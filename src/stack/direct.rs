@@ -7,8 +7,8 @@ use super::Stack;
 #[must_use]
 pub fn instructions(stack: &Stack) -> Vec<String> {
     vec![
-        "Run the agents directly: each as a plain command, in the order of the workflow, going on \
-         only while each ends with 0."
+        "Run a plan with `k1ops workflow run PLAN --tier direct`, or one agent with `k1ops agent run \
+         NAME TASK_ID`."
             .to_owned(),
         format!(
             "What they record (runs, metrics, quality gates) is kept in {}.",

@@ -6,12 +6,16 @@
 mod direct;
 pub mod docker;
 pub mod jar;
+mod ports;
+mod scratch;
 mod start;
 pub mod state;
 mod status;
 mod stop;
 pub mod tier;
 
+pub use ports::free_ports;
+pub use scratch::{ScratchStack, server_of};
 pub use start::{Outcome, Prepare, StartOptions, StartReport, StartedServer, start};
 pub use state::{Remembered, ServerState};
 pub use status::{LastBackup, RunningServer, ServerStatus, Status, StoreStatus, status};
@@ -137,15 +141,29 @@ impl Stack {
         self.folder.join("restores")
     }
 
-    /// The folder that archives are kept in.
+    /// Where archives are kept: a folder, or the address of one in an object store.
     #[must_use]
     pub fn repository(&self) -> PathBuf {
+        let url = &self.config.repository.url;
+        if !url.is_empty() {
+            return PathBuf::from(url.to_string().trim_end_matches('/'));
+        }
         let path = &self.config.repository.path;
         if path.as_os_str().is_empty() {
             self.folder.join("backups")
         } else {
             self.base.join(path)
         }
+    }
+
+    /// The folder that archives are kept in, if they are kept on this host.
+    #[must_use]
+    pub fn repository_folder(&self) -> Option<PathBuf> {
+        self.config
+            .repository
+            .url
+            .is_empty()
+            .then(|| self.repository())
     }
 
     /// The data lives in the volumes of tier 1.

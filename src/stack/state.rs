@@ -142,6 +142,19 @@ impl ServerState {
     }
 }
 
+impl Stack {
+    /// Where the stack's Conductor answers, or will answer when it is started.
+    pub fn conductor_url(&self) -> Result<String> {
+        if let Remembered::Running(state) = ServerState::read(self)? {
+            return Ok(state.url());
+        }
+        if self.last_tier()? == Some(Tier::Docker) {
+            return Ok(super::docker::Deployment::of(self)?.url());
+        }
+        Ok(format!("http://127.0.0.1:{}", self.config.ports.conductor))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -50,6 +50,8 @@ pub struct LastBackup {
     pub path: PathBuf,
     /// When it was begun.
     pub taken_at: DateTime<Utc>,
+    /// It holds the data directory of the server and no rows.
+    pub physical: bool,
 }
 
 /// What runs.

@@ -160,28 +160,53 @@ impl Store {
         on_backend!(self, record_workflow(workflow))
     }
 
+    /// Records a workflow unless its execution id is recorded already; answers the id of the row
+    /// that is there then.
+    pub async fn ensure_workflow(&self, workflow: NewWorkflow) -> Result<Uuid> {
+        let workflow = workflow.checked()?;
+        on_backend!(self, ensure_workflow(workflow))
+    }
+
     /// Records a measured value and answers its id.
     pub async fn record_metric(&self, metric: NewMetric) -> Result<Uuid> {
         let metric = metric.checked()?;
-        on_backend!(self, record_metric(Uuid::new_v4(), metric))
+        on_backend!(self, record_metric(metric))
     }
 
     /// Records the outcome of a quality gate and answers its id.
     pub async fn record_gate(&self, gate: NewGate) -> Result<Uuid> {
         let gate = gate.checked()?;
-        on_backend!(self, record_gate(Uuid::new_v4(), gate))
+        on_backend!(self, record_gate(gate))
     }
 
     /// Records that an agent has begun, with status `RUNNING`, and answers the execution's id.
     pub async fn start_agent_execution(&self, start: AgentStart) -> Result<Uuid> {
         let start = start.checked()?;
-        on_backend!(self, start_agent_execution(Uuid::new_v4(), start))
+        on_backend!(self, start_agent_execution(start))
     }
 
     /// Records how the agent execution `id` has ended.
     pub async fn finish_agent_execution(&self, id: Uuid, finish: AgentFinish) -> Result<()> {
         let finish = finish.checked()?;
         on_backend!(self, finish_agent_execution(id, finish))
+    }
+
+    /// Begins to write several rows as one: all of them are there after [`Store::commit`], or none.
+    pub async fn begin(&mut self) -> Result<()> {
+        match &self.0 {
+            Backend::Postgres(store) => store.control("BEGIN").await,
+            Backend::Sqlite(store) => store.control("BEGIN IMMEDIATE").await,
+        }
+    }
+
+    /// Makes what was written since [`Store::begin`] last.
+    pub async fn commit(&mut self) -> Result<()> {
+        on_backend!(self, control("COMMIT"))
+    }
+
+    /// Takes back what was written since [`Store::begin`].
+    pub async fn roll_back(&mut self) -> Result<()> {
+        on_backend!(self, control("ROLLBACK"))
     }
 
     /// The workflows that `filter` lets through, newest first, from the view.

@@ -6,7 +6,7 @@
 
 use crate::error::{Error, Result};
 use chrono::{DateTime, Datelike, SubsecRound, Utc};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -64,6 +64,9 @@ impl NewWorkflow {
 /// A measured value that is to be recorded.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewMetric {
+    /// The row's id. To record the same id again changes nothing, so that a write whose answer was
+    /// lost can be repeated.
+    pub metric_id: Uuid,
     /// The workflow that it belongs to.
     pub workflow_id: Uuid,
     /// The task that it belongs to.
@@ -84,6 +87,7 @@ impl NewMetric {
     /// A value that was measured now.
     pub fn new(workflow_id: Uuid, name: impl Into<String>, value: f64) -> Self {
         Self {
+            metric_id: Uuid::new_v4(),
             workflow_id,
             task_id: None,
             name: name.into(),
@@ -110,6 +114,8 @@ impl NewMetric {
 /// The outcome of a quality gate that is to be recorded.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewGate {
+    /// The row's id. To record the same id again changes nothing.
+    pub gate_id: Uuid,
     /// The workflow that it belongs to.
     pub workflow_id: Uuid,
     /// The task that was judged.
@@ -139,6 +145,7 @@ impl NewGate {
         passed: bool,
     ) -> Self {
         Self {
+            gate_id: Uuid::new_v4(),
             workflow_id,
             task_id: task_id.into(),
             name: name.into(),
@@ -165,8 +172,10 @@ impl NewGate {
 }
 
 /// An agent execution that begins.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentStart {
+    /// The row's id. To record the same id again changes nothing.
+    pub execution_id: Uuid,
     /// The workflow that it belongs to.
     pub workflow_id: Uuid,
     /// The task that it works on.
@@ -185,6 +194,7 @@ impl AgentStart {
         agent_type: impl Into<String>,
     ) -> Self {
         Self {
+            execution_id: Uuid::new_v4(),
             workflow_id,
             task_id: task_id.into(),
             agent_type: agent_type.into(),

@@ -39,6 +39,10 @@ WHERE ($1::timestamp IS NULL OR created_at >= $1)
 ORDER BY created_at DESC NULLS LAST, workflow_id
 LIMIT $5::bigint";
 
+const INSERT_WORKFLOW: &str = "INSERT INTO public.k1_workflow_metadata (workflow_id,
+        conductor_execution_id, created_at, updated_at, user_id, source, tags, custom_metadata)
+    VALUES ($1, $2, $3, $3, $4, $5, $6, $7)";
+
 #[derive(Debug)]
 pub(super) struct PostgresStore {
     pub(super) session: Session,
@@ -99,9 +103,25 @@ impl PostgresStore {
     }
 
     pub(super) async fn record_workflow(&self, w: NewWorkflow) -> Result<Uuid> {
-        let sql = "INSERT INTO public.k1_workflow_metadata (workflow_id, conductor_execution_id,
-                created_at, updated_at, user_id, source, tags, custom_metadata)
-            VALUES ($1, $2, $3, $3, $4, $5, $6, $7)";
+        self.insert_workflow(INSERT_WORKFLOW, &w).await?;
+        Ok(w.workflow_id)
+    }
+
+    pub(super) async fn ensure_workflow(&self, w: NewWorkflow) -> Result<Uuid> {
+        let sql = format!("{INSERT_WORKFLOW} ON CONFLICT DO NOTHING");
+        // No error, which would end a transaction around this.
+        if self.insert_workflow(&sql, &w).await? == 1 {
+            return Ok(w.workflow_id);
+        }
+        let sql = "SELECT workflow_id FROM public.k1_workflow_metadata
+            WHERE conductor_execution_id = $1";
+        let execution = &w.conductor_execution_id;
+        let row = self.session.query_one(sql, &[execution]).await;
+        row.map(|row| row.get(0))
+            .map_err(|e| explain(&self.shown, "say which workflow it has", e))
+    }
+
+    async fn insert_workflow(&self, sql: &str, w: &NewWorkflow) -> Result<u64> {
         let created_at = w.created_at.naive_utc();
         let execution = &w.conductor_execution_id;
         let values: &[&(dyn ToSql + Sync)] = &[
@@ -113,21 +133,27 @@ impl PostgresStore {
             &w.tags,
             &w.custom_metadata,
         ];
-        self.write(sql, values, |code| {
+        let expected = |code: &SqlState| {
             (*code == SqlState::UNIQUE_VIOLATION).then(|| already_recorded(execution))
-        })
-        .await?;
-        Ok(w.workflow_id)
+        };
+        self.write(sql, values, expected).await
     }
 
-    pub(super) async fn record_metric(&self, id: Uuid, m: NewMetric) -> Result<Uuid> {
+    /// Runs one word of transaction control.
+    pub(super) async fn control(&self, word: &str) -> Result<()> {
+        let done = self.session.batch_execute(word).await;
+        done.map_err(|e| explain(&self.shown, "be written to", e))
+    }
+
+    pub(super) async fn record_metric(&self, m: NewMetric) -> Result<Uuid> {
         let sql = "INSERT INTO public.k1_execution_metrics (metric_id, workflow_id, task_id,
                 metric_name, metric_value, metric_unit, recorded_at, tags)
-            VALUES ($1, $2, $3, $4, $5::text::numeric, $6, $7, $8)";
+            VALUES ($1, $2, $3, $4, $5::text::numeric, $6, $7, $8)
+            ON CONFLICT (metric_id) DO NOTHING";
         let value = m.value.map(|v| v.to_string());
         let recorded_at = m.recorded_at.naive_utc();
         let values: &[&(dyn ToSql + Sync)] = &[
-            &id,
+            &m.metric_id,
             &m.workflow_id,
             &m.task_id,
             &m.name,
@@ -137,18 +163,19 @@ impl PostgresStore {
             &m.tags,
         ];
         self.write_for(m.workflow_id, sql, values).await?;
-        Ok(id)
+        Ok(m.metric_id)
     }
 
-    pub(super) async fn record_gate(&self, id: Uuid, g: NewGate) -> Result<Uuid> {
+    pub(super) async fn record_gate(&self, g: NewGate) -> Result<Uuid> {
         let sql = "INSERT INTO public.k1_quality_gates (gate_id, workflow_id, task_id, gate_name,
                 gate_threshold, actual_value, passed, critical, checked_at, details)
-            VALUES ($1, $2, $3, $4, $5::text::numeric, $6::text::numeric, $7, $8, $9, $10)";
+            VALUES ($1, $2, $3, $4, $5::text::numeric, $6::text::numeric, $7, $8, $9, $10)
+            ON CONFLICT (gate_id) DO NOTHING";
         let threshold = g.threshold.map(|v| v.to_string());
         let actual = g.actual.map(|v| v.to_string());
         let checked_at = g.checked_at.naive_utc();
         let values: &[&(dyn ToSql + Sync)] = &[
-            &id,
+            &g.gate_id,
             &g.workflow_id,
             &g.task_id,
             &g.name,
@@ -160,17 +187,18 @@ impl PostgresStore {
             &g.details,
         ];
         self.write_for(g.workflow_id, sql, values).await?;
-        Ok(id)
+        Ok(g.gate_id)
     }
 
-    pub(super) async fn start_agent_execution(&self, id: Uuid, a: AgentStart) -> Result<Uuid> {
+    pub(super) async fn start_agent_execution(&self, a: AgentStart) -> Result<Uuid> {
         let sql = "INSERT INTO public.k1_agent_executions (execution_id, workflow_id, task_id,
                 agent_type, started_at, status)
-            VALUES ($1, $2, $3, $4, $5, $6)";
+            VALUES ($1, $2, $3, $4, $5, $6)
+            ON CONFLICT (execution_id) DO NOTHING";
         let started_at = a.started_at.naive_utc();
         let status = AgentStatus::Running.name();
         let values: &[&(dyn ToSql + Sync)] = &[
-            &id,
+            &a.execution_id,
             &a.workflow_id,
             &a.task_id,
             &a.agent_type,
@@ -178,7 +206,7 @@ impl PostgresStore {
             &status,
         ];
         self.write_for(a.workflow_id, sql, values).await?;
-        Ok(id)
+        Ok(a.execution_id)
     }
 
     pub(super) async fn finish_agent_execution(&self, id: Uuid, f: AgentFinish) -> Result<()> {

@@ -106,13 +106,41 @@ impl SqliteStore {
         .await
     }
 
-    pub(super) async fn record_metric(&self, id: Uuid, m: NewMetric) -> Result<Uuid> {
+    pub(super) async fn ensure_workflow(&self, w: NewWorkflow) -> Result<Uuid> {
+        let execution = w.conductor_execution_id.clone();
+        match self.record_workflow(w).await {
+            Err(error) if error.kind() == ErrorKind::Refused => {}
+            recorded => return recorded,
+        }
+        self.run(move |db, shown| {
+            let sql = "SELECT workflow_id FROM k1_workflow_metadata
+                WHERE conductor_execution_id = ?1";
+            let id: String = db
+                .query_row(sql, [&execution], |row| row.get(0))
+                .context(|| format!("workflow {execution} cannot be read from {shown}"))?;
+            id.parse()
+                .context(|| format!("{id:?} in {shown} is not a workflow id"))
+        })
+        .await
+    }
+
+    /// Runs one word of transaction control.
+    pub(super) async fn control(&self, word: &'static str) -> Result<()> {
+        self.run(move |db, shown| {
+            let done = db.execute_batch(word);
+            done.map_err(|e| explain(shown, "be written to", e))
+        })
+        .await
+    }
+
+    pub(super) async fn record_metric(&self, m: NewMetric) -> Result<Uuid> {
         self.run(move |db, shown| {
             let sql = "INSERT INTO k1_execution_metrics (metric_id, workflow_id, task_id,
                     metric_name, metric_value, metric_unit, recorded_at, tags)
-                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+                ON CONFLICT (metric_id) DO NOTHING";
             let values = params![
-                id.to_string(),
+                m.metric_id.to_string(),
                 m.workflow_id.to_string(),
                 m.task_id,
                 m.name,
@@ -122,18 +150,19 @@ impl SqliteStore {
                 json(m.tags.as_ref())
             ];
             write_for(db, shown, m.workflow_id, sql, values)?;
-            Ok(id)
+            Ok(m.metric_id)
         })
         .await
     }
 
-    pub(super) async fn record_gate(&self, id: Uuid, g: NewGate) -> Result<Uuid> {
+    pub(super) async fn record_gate(&self, g: NewGate) -> Result<Uuid> {
         self.run(move |db, shown| {
             let sql = "INSERT INTO k1_quality_gates (gate_id, workflow_id, task_id, gate_name,
                     gate_threshold, actual_value, passed, critical, checked_at, details)
-                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+                ON CONFLICT (gate_id) DO NOTHING";
             let values = params![
-                id.to_string(),
+                g.gate_id.to_string(),
                 g.workflow_id.to_string(),
                 g.task_id,
                 g.name,
@@ -145,18 +174,19 @@ impl SqliteStore {
                 json(g.details.as_ref())
             ];
             write_for(db, shown, g.workflow_id, sql, values)?;
-            Ok(id)
+            Ok(g.gate_id)
         })
         .await
     }
 
-    pub(super) async fn start_agent_execution(&self, id: Uuid, a: AgentStart) -> Result<Uuid> {
+    pub(super) async fn start_agent_execution(&self, a: AgentStart) -> Result<Uuid> {
         self.run(move |db, shown| {
             let sql = "INSERT INTO k1_agent_executions (execution_id, workflow_id, task_id,
                     agent_type, started_at, status)
-                VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+                VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                ON CONFLICT (execution_id) DO NOTHING";
             let values = params![
-                id.to_string(),
+                a.execution_id.to_string(),
                 a.workflow_id.to_string(),
                 a.task_id,
                 a.agent_type,
@@ -164,7 +194,7 @@ impl SqliteStore {
                 AgentStatus::Running.name()
             ];
             write_for(db, shown, a.workflow_id, sql, values)?;
-            Ok(id)
+            Ok(a.execution_id)
         })
         .await
     }

@@ -20,6 +20,9 @@ use serde::Serialize;
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 
+/// How pages look, light or dark as the reader's system is.
+pub const PAGE_CSS: &str = include_str!("page.css");
+
 /// How much to say on standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verbosity {
@@ -261,7 +264,7 @@ impl Ui {
         if self.0.json {
             let shown = serde_json::json!({ "error": {
                 "kind": error.kind(),
-                "exit_code": code as u8,
+                "exit_code": code.number(),
                 "message": error.to_string(),
                 "causes": error.causes(),
                 "hint": error.hint_text(),

@@ -183,6 +183,24 @@ pub fn define_workflow(bench: &Bench) {
     http("POST", &bench.url("/api/metadata/workflow"), workflow);
 }
 
+/// A workflow of two tasks, `first` and `second`, that a test does itself.
+pub fn define_two_tasks(bench: &Bench, workflow: &str) {
+    let task = |name: &str| {
+        format!(
+            r#"{{"name":"{name}","ownerEmail":"a@example.org","retryCount":0,
+                "timeoutSeconds":3600,"responseTimeoutSeconds":3600}}"#
+        )
+    };
+    let tasks = format!("[{},{}]", task("first"), task("second"));
+    http("POST", &bench.url("/api/metadata/taskdefs"), &tasks);
+    let definition = format!(
+        r#"{{"name":"{workflow}","version":1,"schemaVersion":2,"ownerEmail":"a@example.org",
+        "tasks":[{{"name":"first","taskReferenceName":"first","type":"SIMPLE"}},
+                 {{"name":"second","taskReferenceName":"second","type":"SIMPLE"}}]}}"#
+    );
+    http("POST", &bench.url("/api/metadata/workflow"), &definition);
+}
+
 pub fn is_workflow_there(bench: &Bench) -> bool {
     let url = bench.url("/api/metadata/workflow/kept");
     Command::new("curl")

@@ -97,7 +97,7 @@ const FAULTS: &[Fault] = &[
         check: "drill",
         severity: "problem",
         says: "the last drill has failed",
-        remedy: "k1ops verify latest",
+        remedy: "k1ops drill",
         code: 4,
     },
     Fault {
@@ -111,7 +111,7 @@ const FAULTS: &[Fault] = &[
         check: "drill",
         severity: "warning",
         says: "the last drill was 90 days ago",
-        remedy: "k1ops verify latest",
+        remedy: "k1ops drill",
         code: 0,
     },
     Fault {

@@ -3,7 +3,7 @@
 use crate::content::{self, Content};
 use crate::dice::Dice;
 use crate::fault::{Disturbed, Job, Kind, inject};
-use crate::ground::{Ended, Ground, Store, group_members};
+use crate::ground::{Ended, Ground, Server, Store, group_members};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -106,8 +106,8 @@ fn strike(ground: &mut Ground, dice: &mut Dice, outcome: &mut Outcome) -> Held {
     let disturbed = inject(kind, job, ground, &arguments, dice);
     outcome.hit = disturbed.hit;
     outcome.story = story(&arguments, &disturbed);
-    if kind == Kind::ServerCrash && disturbed.hit {
-        ground.cluster().start_again();
+    if matches!(kind, Kind::ServerCrash | Kind::ContainerKilled) && disturbed.hit {
+        ground.server().start_again();
     }
     wait_for_server(ground);
     check_end(ground, kind, job, &disturbed)?;
@@ -241,7 +241,11 @@ fn pace_name(arguments: &[&str]) -> &'static str {
 }
 
 fn wait_for_server(ground: &Ground) {
-    let Store::Postgres { cluster, .. } = &ground.store else {
+    let Store::Postgres {
+        server: Server::Process(cluster),
+        ..
+    } = &ground.store
+    else {
         return;
     };
     let deadline = Instant::now() + Duration::from_secs(60);

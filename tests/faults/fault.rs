@@ -1,11 +1,11 @@
 //! The faults: each takes a run of k1ops and disturbs it, and answers whether it really struck.
 //!
-//! A new kind (such as killing a stack's containers) is one more variant with its weight in
+//! A new kind is one more variant with its weight in
 //! [`Kind::ALL`], its arm in [`Kind::fits`], and its arm in [`inject`]; what is checked afterwards
 //! is the same for all.
 
 use crate::dice::Dice;
-use crate::ground::{Ended, Ground, Running, Store};
+use crate::ground::{Ended, Ground, Running, Server, Store};
 use crate::proxy::Weather;
 use k1ops::restore::crash::{STEPS, VARIABLE};
 use rustix::process::Signal;
@@ -23,6 +23,7 @@ pub enum Kind {
     Interrupt,
     ServerProcessKilled,
     ServerCrash,
+    ContainerKilled,
     DiskFull,
     IoError,
     StreamEnds,
@@ -62,7 +63,7 @@ impl Job {
 
 impl Kind {
     /// All, those that find the most as often as they deserve.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::Kill,
         Self::Kill,
         Self::Kill,
@@ -72,6 +73,8 @@ impl Kind {
         Self::Interrupt,
         Self::ServerProcessKilled,
         Self::ServerCrash,
+        Self::ContainerKilled,
+        Self::ContainerKilled,
         Self::DiskFull,
         Self::IoError,
         Self::IoError,
@@ -91,6 +94,7 @@ impl Kind {
             Self::Interrupt => "SIGINT or SIGTERM",
             Self::ServerProcessKilled => "kill -9 of a server process",
             Self::ServerCrash => "PostgreSQL crashes",
+            Self::ContainerKilled => "PostgreSQL's container is killed",
             Self::DiskFull => "disk full",
             Self::IoError => "I/O error",
             Self::StreamEnds => "stream looks ended",
@@ -105,13 +109,14 @@ impl Kind {
     /// Whether it can strike this job on this ground.
     pub fn fits(self, job: Job, ground: &Ground) -> bool {
         let server = matches!(ground.store, Store::Postgres { .. });
+        let in_container = server && matches!(ground.server(), Server::Container(_));
         match self {
             Self::KillAtStep | Self::KillTwice => job.replaces(),
-            Self::ServerProcessKilled
-            | Self::ServerCrash
-            | Self::StreamEnds
-            | Self::Outage
-            | Self::SlowNetwork => server && job != Job::Verify,
+            Self::ServerProcessKilled | Self::ServerCrash => {
+                server && !in_container && job != Job::Verify
+            }
+            Self::ContainerKilled => in_container && job != Job::Verify,
+            Self::StreamEnds | Self::Outage | Self::SlowNetwork => server && job != Job::Verify,
             Self::DamagedArchive => matches!(job, Job::Restore | Job::Verify),
             _ => true,
         }
@@ -183,6 +188,12 @@ pub fn inject(
             ground.cluster().crash();
             true
         }),
+        Kind::ContainerKilled => at_moment(
+            ground.start(plain(), "run"),
+            moment,
+            at,
+            |_| matches!(ground.server(), Server::Container(container) if container.kill()),
+        ),
         Kind::DiskFull | Kind::IoError | Kind::ClockJump => with_shim(kind, ground, plain(), dice),
         Kind::StreamEnds | Kind::Outage | Kind::SlowNetwork => {
             with_weather(kind, job, ground, plain(), dice)

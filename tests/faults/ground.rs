@@ -2,6 +2,7 @@
 //! a network of its own.
 
 use crate::cluster::{Cluster, program};
+use crate::container::Container;
 use crate::content::{self, Content};
 use crate::proxy::{Proxy, Weather};
 use crate::scratch;
@@ -35,7 +36,30 @@ INSERT INTO log(said) SELECT 'line ' || i FROM generate_series(1, 2000) i;";
 /// Where the data is.
 pub enum Store {
     Sqlite,
-    Postgres { cluster: Cluster, proxy: Proxy },
+    Postgres { server: Server, proxy: Proxy },
+}
+
+/// Where a `PostgreSQL` runs.
+pub enum Server {
+    Process(Cluster),
+    Container(Container),
+}
+
+impl Server {
+    fn port(&self) -> u16 {
+        match self {
+            Self::Process(cluster) => cluster.port,
+            Self::Container(container) => container.port,
+        }
+    }
+
+    /// After a crash or a kill.
+    pub fn start_again(&self) {
+        match self {
+            Self::Process(cluster) => cluster.start_again(),
+            Self::Container(container) => container.start_again(),
+        }
+    }
 }
 
 /// A stack, and what is known of it.
@@ -127,12 +151,19 @@ impl Ground {
     }
 
     pub fn postgres() -> Self {
-        let cluster = Cluster::create("", "");
-        let proxy = Proxy::before(cluster.port);
+        Self::on_server(Server::Process(Cluster::create("", "")))
+    }
+
+    pub fn container(image: &str) -> Self {
+        Self::on_server(Server::Container(Container::create(image)))
+    }
+
+    fn on_server(server: Server) -> Self {
+        let proxy = Proxy::before(server.port());
         let url = format!("postgres://postgres@127.0.0.1:{}/faults", proxy.port);
         let folder = Sandbox::new(&format!("tier = 'jar'\n[database]\nurl = '{url}'\n"));
-        cluster.sql("CREATE DATABASE faults");
-        let ground = Self::new(folder, Store::Postgres { cluster, proxy });
+        let ground = Self::new(folder, Store::Postgres { server, proxy });
+        ground.psql("postgres", "CREATE DATABASE faults");
         ground.psql("faults", SCHEMA);
         ground
     }
@@ -150,7 +181,11 @@ impl Ground {
     pub fn name(&self) -> &'static str {
         match self.store {
             Store::Sqlite => "sqlite",
-            Store::Postgres { .. } => "postgres",
+            Store::Postgres {
+                server: Server::Process(_),
+                ..
+            } => "postgres",
+            Store::Postgres { .. } => "container",
         }
     }
 
@@ -174,16 +209,23 @@ impl Ground {
         }
     }
 
-    pub fn cluster(&self) -> &Cluster {
+    pub fn server(&self) -> &Server {
         match &self.store {
-            Store::Postgres { cluster, .. } => cluster,
+            Store::Postgres { server, .. } => server,
             Store::Sqlite => panic!("an SQLite stack has no server"),
+        }
+    }
+
+    pub fn cluster(&self) -> &Cluster {
+        match self.server() {
+            Server::Process(cluster) => cluster,
+            Server::Container(_) => panic!("the processes of a container are its own"),
         }
     }
 
     /// What `psql` answers, past the network.
     pub fn psql(&self, database: &str, script: &str) -> String {
-        let port = self.cluster().port.to_string();
+        let port = self.server().port().to_string();
         let file = self.folder.path().join("script.sql");
         std::fs::write(&file, script).unwrap();
         let output = Command::new(program("psql"))
@@ -331,10 +373,12 @@ pub fn group_members(group: u32) -> Vec<u32> {
 
 impl Drop for Ground {
     fn drop(&mut self) {
-        if let Store::Postgres { cluster, proxy } = &self.store {
+        if let Store::Postgres { server, proxy } = &self.store {
             proxy.set(Weather::Fair);
             // The cluster stops itself, and wants to be running then.
-            if std::net::TcpStream::connect(("127.0.0.1", cluster.port)).is_err() {
+            if let Server::Process(cluster) = server
+                && std::net::TcpStream::connect(("127.0.0.1", cluster.port)).is_err()
+            {
                 cluster.start_again();
             }
         }

@@ -17,6 +17,7 @@
 mod case;
 #[path = "../support/cluster.rs"]
 mod cluster;
+mod container;
 mod content;
 mod dice;
 mod fault;
@@ -63,18 +64,28 @@ fn nothing_is_lost_and_nothing_is_falsely_good() {
 
 /// Plays cases until enough faults have struck.
 fn work(report: &Mutex<Report>, next: &AtomicU64, seed: u64, wanted: u64) {
-    let mut grounds = [Ground::postgres(), Ground::sqlite()];
+    let mut grounds = vec![Ground::postgres(), Ground::sqlite()];
+    let image = container::image();
+    grounds.extend(image.as_deref().map(Ground::container));
     while report.lock().unwrap().hits() < wanted {
         let number = next.fetch_add(1, Ordering::SeqCst);
         // What strikes hardly ever must not run for ever.
         assert!(number < wanted * 4 + 100, "too few faults strike");
         let mut dice = Dice::new(seed.wrapping_mul(1_000_003).wrapping_add(number));
-        let which = usize::from(dice.one_in(3));
+        let mut which = usize::from(dice.one_in(3));
+        // Asked only where there is one, so that a seed means the same everywhere else.
+        if grounds.len() > 2 && dice.one_in(3) {
+            which = 2;
+        }
         let outcome = case::play(&mut grounds[which], &mut dice);
         let failed = report.lock().unwrap().add(number, &outcome);
         if failed {
             // What is wrong with this ground must not be counted again.
-            grounds[which] = [Ground::postgres, Ground::sqlite][which]();
+            grounds[which] = match (which, &image) {
+                (0, _) => Ground::postgres(),
+                (2, Some(image)) => Ground::container(image),
+                _ => Ground::sqlite(),
+            };
         }
     }
 }

@@ -109,7 +109,7 @@ impl Scratch {
     }
 
     /// The hash of every file beneath the stack's folder that could hold data, by path. Lock files
-    /// say who held them last, and a -shm file is rebuilt by whoever comes first.
+    /// say who held them last, the audit log tells of failures too, and a -shm file is rebuilt by whoever comes first.
     pub fn hashes(&self) -> BTreeMap<PathBuf, String> {
         let mut hashes = BTreeMap::new();
         hash_folder(&self.own(), &mut hashes);
@@ -126,7 +126,10 @@ fn hash_folder(folder: &Path, hashes: &mut BTreeMap<PathBuf, String>) {
         let name = path.to_string_lossy().into_owned();
         if path.is_dir() {
             hash_folder(&path, hashes);
-        } else if !name.ends_with("lock") && !name.ends_with("-shm") {
+        } else if !["lock", "-shm", "/audit.jsonl"]
+            .iter()
+            .any(|end| name.ends_with(end))
+        {
             let content = std::fs::read(&path).unwrap();
             // An empty log is no log.
             if !(content.is_empty() && name.ends_with("-wal")) {

@@ -17,6 +17,7 @@ crate::contracts! {
     deleting_a_workflow_takes_what_belongs_to_it,
     what_cannot_be_stored_alike_is_refused,
     what_belongs_to_nothing_is_refused,
+    a_workflow_is_ensured_once,
     texts_and_nulls_survive,
     microseconds_and_numbers_survive,
     defaults_are_made_by_the_database_in_utc,
@@ -383,4 +384,14 @@ async fn defaults_are_made_by_the_database_in_utc(bed: Bed) {
     assert_eq!(summary.source.as_deref(), Some("MCP"));
     let created = summary.created_at.unwrap();
     assert!(before < created && created < after, "{created}");
+}
+
+async fn a_workflow_is_ensured_once(bed: Bed) {
+    let store = bed.open().await;
+    let first = store.ensure_workflow(NewWorkflow::new("a")).await.unwrap();
+    let again = store.ensure_workflow(NewWorkflow::new("a")).await.unwrap();
+    let other = store.ensure_workflow(NewWorkflow::new("b")).await.unwrap();
+    assert_eq!(first, again);
+    assert_ne!(first, other);
+    assert_eq!(store.counts().await.unwrap().workflows, 2);
 }

@@ -85,7 +85,7 @@ impl Engine {
         }
         let mut stream = self.docker.create_image(Some(options.build()), None, None);
         let mut layers: HashMap<String, (u64, u64)> = HashMap::new();
-        while let Some(info) = self.next(&step, &mut stream).await? {
+        while let Some(info) = self.next(&format!("pull {name}"), &mut stream).await? {
             if let Some(error) = info.error_detail {
                 return Err(cannot_pull(name, &error.message.unwrap_or_default()));
             }

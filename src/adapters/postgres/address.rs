@@ -71,6 +71,23 @@ impl Address {
         Ok(Self { config, tls, shown })
     }
 
+    /// The URL of another database on the server that `url` names, with the same login.
+    pub fn url_of(url: &Secret, database: &str) -> Result<Secret> {
+        let wrong = || Error::usage(format!("database URL {url} cannot be read"));
+        let (scheme, rest) = url.expose().split_once("://").ok_or_else(wrong)?;
+        let (rest, query) = match rest.split_once('?') {
+            Some((rest, query)) => (rest, format!("?{query}")),
+            None => (rest, String::new()),
+        };
+        // A password may hold a slash.
+        let host = rest.rfind('@').map_or(0, |at| at + 1);
+        let end = rest[host..].find('/').map_or(rest.len(), |at| host + at);
+        Ok(Secret::new(format!(
+            "{scheme}://{}/{database}{query}",
+            &rest[..end]
+        )))
+    }
+
     /// The same server and login, another database.
     #[must_use]
     pub fn with_database(&self, name: &str) -> Self {
@@ -211,6 +228,22 @@ mod tests {
 
     fn parse(url: &str) -> Result<Address> {
         Address::parse(&Secret::new(url), None)
+    }
+
+    #[test]
+    fn the_url_of_another_database_keeps_server_login_and_parameters() {
+        for (url, other) in [
+            (
+                "postgres://u:p@h:1/d?sslmode=require",
+                "postgres://u:p@h:1/x?sslmode=require",
+            ),
+            ("postgres://u:a/b@h/d", "postgres://u:a/b@h/x"),
+            ("postgres://h", "postgres://h/x"),
+        ] {
+            let found = Address::url_of(&Secret::new(url), "x").unwrap();
+            assert_eq!(found.expose(), other);
+        }
+        assert!(Address::url_of(&Secret::new("host=h"), "x").is_err());
     }
 
     #[test]

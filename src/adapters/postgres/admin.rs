@@ -48,6 +48,19 @@ pub async fn database_exists(address: &Address, name: &str) -> Result<bool> {
     Ok(found.is_some())
 }
 
+/// The names of the server's databases that begin with `prefix`.
+pub async fn databases_beginning_with(address: &Address, prefix: &str) -> Result<Vec<String>> {
+    let session = maintenance(address, &[]).await?;
+    let rows = session
+        .query(
+            "SELECT datname::text FROM pg_database WHERE starts_with(datname::text, $1)",
+            &[&prefix],
+        )
+        .await
+        .map_err(|e| explain("look for", prefix, &e))?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
 /// Renames a database that nobody is connected to.
 pub async fn rename_database(address: &Address, from: &str, to: &str) -> Result<()> {
     let sql = format!(

@@ -6,6 +6,7 @@ pub mod admin;
 pub mod dump;
 pub mod pg_restore;
 pub mod replication;
+pub mod room;
 mod tls;
 
 pub use address::Address;

@@ -8,7 +8,7 @@ use crate::ui::{self, Tone};
 use chrono::{DateTime, Utc};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-const CSS: &str = include_str!("page.css");
+const CSS: &str = ui::PAGE_CSS;
 
 /// As many bars and lines still say something.
 const MOST_IN_A_CHART: usize = 40;

@@ -6,7 +6,6 @@ mod view;
 mod when;
 
 use super::Context;
-use crate::archive::Archive;
 use crate::error::{Error, ErrorKind, Result};
 use crate::exit_code::ExitCode;
 use crate::repository::Repository;
@@ -374,8 +373,9 @@ impl Query<'_> {
                 _archived: None,
             });
         };
-        let path = Repository::new(stack.repository()).find(wanted, &stack.name)?;
-        let archive = Archive::open(&path)?;
+        let repository = Repository::of(&stack)?;
+        let path = repository.find(wanted, &stack.name)?;
+        let archive = repository.open(&path)?;
         let archived = Archived::load(&archive, &events, &self.context.interrupt).await?;
         let store = Store::open_read_only(archived.place()).await?;
         Ok(Opened {

@@ -74,7 +74,9 @@ fn look(patient: &Patient) -> Result<Examined> {
             .remedy("k1ops backup"),
         );
     }
-    shrunk(&good, &mut examined);
+    let same_kind = |entry: &&Entry| entry.kind == newest.kind;
+    let alike: Vec<&Entry> = good.iter().copied().filter(same_kind).collect();
+    shrunk(&alike, &mut examined);
     if examined.findings.is_empty() {
         examined.say(format!(
             "{} good, the newest is {} old ({})",
@@ -97,6 +99,7 @@ fn broken(archives: &[Entry], newest_good: Option<&Entry>, examined: &mut Examin
     for entry in archives {
         match &entry.state {
             State::Good
+            | State::Sealed { .. }
             | State::Incomplete {
                 being_written: true,
             } => {}

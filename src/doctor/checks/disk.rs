@@ -49,10 +49,9 @@ impl Check for Disk {
 type Place = (&'static str, PathBuf);
 
 fn look(patient: &Patient, docker: Option<PathBuf>) -> Result<Examined> {
-    let mut places: Vec<Place> = vec![
-        ("archives", patient.stack.repository()),
-        ("the stack", patient.stack.folder.clone()),
-    ];
+    let mut places: Vec<Place> = vec![("the stack", patient.stack.folder.clone())];
+    let archives = patient.stack.repository_folder();
+    places.splice(0..0, archives.map(|folder| ("archives", folder)));
     places.extend(docker.map(|root| ("Docker", root)));
     places.extend(Cache::open().map(|cache| ("the cache", cache.root().to_path_buf())));
     let mut systems: Vec<(FileSystem, Vec<Place>)> = Vec::new();

@@ -2,24 +2,13 @@
 
 use super::{at_files, span};
 use crate::doctor::{Check, Examined, Finding, Group, Looking, Patient, Severity};
-use crate::error::{Context, ErrorKind, Result};
-use chrono::{DateTime, TimeDelta, Utc};
-use serde::Deserialize;
+use crate::drill;
+use crate::error::{ErrorKind, Result};
+use chrono::{TimeDelta, Utc};
 use std::sync::Arc;
 
-/// What a drill leaves in the stack's folder.
-const RECORD: &str = "run/drill.json";
 /// A drill that is older than this says little of the backups of today.
 const LONG_AGO: TimeDelta = TimeDelta::days(35);
-
-/// The part of the record that is read here.
-#[derive(Debug, Deserialize)]
-struct Record {
-    at: DateTime<Utc>,
-    passed: bool,
-    #[serde(default)]
-    archive: String,
-}
 
 pub(super) struct Drill;
 
@@ -38,18 +27,15 @@ impl Check for Drill {
 }
 
 fn look(patient: &Patient) -> Result<Examined> {
-    let path = patient.stack.folder.join(RECORD);
-    let Ok(text) = std::fs::read(&path) else {
+    let Some(record) = drill::read(&patient.stack)? else {
         return Ok(Examined::skipped("no drill is recorded"));
     };
-    let record: Record = serde_json::from_slice(&text).context_kind(ErrorKind::BadData, || {
-        format!("{} is no record", path.display())
-    })?;
     let age = Utc::now() - record.at;
     if record.passed && age <= LONG_AGO {
         return Ok(Examined::well(format!(
-            "the last one passed {} ago",
-            span(age)
+            "the last one passed {} ago{}",
+            span(age),
+            recovered(record.rto_seconds)
         )));
     }
     let (severity, title) = if record.passed {
@@ -59,14 +45,23 @@ fn look(patient: &Patient) -> Result<Examined> {
         let title = "the last drill has failed: the backup did not restore".to_owned();
         (Severity::Problem, title)
     };
-    Ok(Finding::problem(ErrorKind::BadData, title)
-        .as_severe_as(severity)
+    let mut finding = Finding::problem(ErrorKind::BadData, title).as_severe_as(severity);
+    if let Some(reason) = record.reason {
+        finding = finding.seen(reason);
+    }
+    Ok(finding
         .seen(format!(
             "{} at {}",
             record.archive,
             record.at.format("%Y-%m-%d %H:%M UTC")
         ))
         .because("only a restore shows that a backup is one")
-        .remedy("k1ops verify latest")
+        .remedy("k1ops drill")
         .into())
+}
+
+fn recovered(rto_seconds: Option<f64>) -> String {
+    rto_seconds.map_or_else(String::new, |seconds| {
+        format!(" and recovered the stack in {seconds:.0} s")
+    })
 }

@@ -32,6 +32,7 @@ mod sqlite;
 mod stranded;
 mod tls;
 mod volume;
+mod wal;
 mod wraparound;
 
 use super::{Check, Examined, Looking, Patient};
@@ -72,6 +73,7 @@ pub(super) fn all() -> Vec<Box<dyn Check>> {
         Box::new(exposure::Exposure),
         Box::new(tls::Tls),
         Box::new(backups::Backups),
+        Box::new(wal::Wal),
         Box::new(drill::Drill),
         Box::new(schedule::Schedule),
         Box::new(repository::RepositoryReachable),

@@ -4,6 +4,7 @@ use super::{quoted, size_of, target};
 use crate::adapters::postgres::quote_literal;
 use crate::doctor::{Check, Examined, Finding, Group, Looking, Patient, Severity};
 use crate::error::{Context, ErrorKind, Result};
+use crate::wal::slot_name;
 use std::sync::Arc;
 
 /// A slot that holds more than this fills disks.
@@ -50,20 +51,27 @@ async fn look(patient: &Patient) -> Result<Examined> {
         } else {
             Severity::Warning
         };
+        let finding = Finding::problem(
+            ErrorKind::Failed,
+            format!("replication slot {slot} is not used by anybody"),
+        )
+        .as_severe_as(severity)
+        .seen(format!(
+            "a {kind} slot; {} of log are kept for it",
+            size_of(u64::try_from(held).unwrap_or(0))
+        ))
+        .because("the server keeps its log for it until the disk is full");
+        if slot == slot_name(&patient.stack.name) {
+            let advice = "Receive the log again, or say that it is not to be received any more.";
+            let finding = finding.advise(advice).remedy("k1ops wal stream");
+            examined.find(finding.remedy("k1ops wal drop-slot"));
+            continue;
+        }
         let drop = format!("SELECT pg_drop_replication_slot({})", quote_literal(&slot));
         examined.find(
-            Finding::problem(
-                ErrorKind::Failed,
-                format!("replication slot {slot} is not used by anybody"),
-            )
-            .as_severe_as(severity)
-            .seen(format!(
-                "a {kind} slot; {} of log are kept for it",
-                size_of(u64::try_from(held).unwrap_or(0))
-            ))
-            .because("the server keeps its log for it until the disk is full")
-            .advise("Drop it, unless a replica that is switched off will come back for it.")
-            .remedy(format!("psql {} -c {}", target(&shown), quoted(&drop))),
+            finding
+                .advise("Drop it, unless a replica that is switched off will come back for it.")
+                .remedy(format!("psql {} -c {}", target(&shown), quoted(&drop))),
         );
     }
     Ok(examined)

@@ -4,6 +4,7 @@ use super::{at_files, word};
 use crate::adapters::disk::{FileSystem, may_write};
 use crate::doctor::{Check, Examined, Finding, Group, Looking, Patient};
 use crate::error::{ErrorKind, Result};
+use crate::repository::Repository;
 use std::sync::Arc;
 
 pub(super) struct RepositoryReachable;
@@ -23,7 +24,9 @@ impl Check for RepositoryReachable {
 }
 
 fn look(patient: &Patient) -> Result<Examined> {
-    let folder = patient.stack.repository();
+    let Some(folder) = patient.stack.repository_folder() else {
+        return Ok(look_elsewhere(patient));
+    };
     let shown = folder.display();
     let problem = |title: String| Finding::problem(ErrorKind::Missing, title);
     if let Some(file) = folder
@@ -66,4 +69,29 @@ fn look(patient: &Patient) -> Result<Examined> {
             .into());
     }
     Ok(Examined::well(format!("{shown} can be written to")))
+}
+
+/// An object store is asked whether it answers, and whether these credentials may look.
+fn look_elsewhere(patient: &Patient) -> Examined {
+    let opened = Repository::of(&patient.stack);
+    let found = opened.and_then(|repository| Ok((repository.list()?.len(), repository)));
+    match found {
+        Ok((count, repository)) => {
+            let shown = repository.place().display();
+            Examined::well(format!("{shown} answers and holds {count} archives"))
+        }
+        Err(error) => {
+            let shown = patient.stack.repository();
+            let title = format!("repository {} cannot be used", shown.display());
+            let mut finding = Finding::problem(ErrorKind::Missing, title).seen(error.to_string());
+            if let Some(cause) = error.causes().first() {
+                finding = finding.because(cause.clone());
+            }
+            let finding = match error.hint_text() {
+                Some(hint) => finding.advise(hint.to_owned()),
+                None => finding,
+            };
+            finding.into()
+        }
+    }
 }

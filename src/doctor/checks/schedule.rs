@@ -32,17 +32,15 @@ impl Check for Schedule {
 
 async fn look(patient: &Patient) -> Result<Examined> {
     let mut entries = crontab::mentioning("k1ops").await;
-    entries.retain(|entry| entry.command.contains("backup") && is_about(patient, entry));
+    entries.retain(|entry| runs_backups(&entry.command) && is_about(patient, entry));
     if entries.is_empty() {
         if patient.archives()?.is_empty() {
             return Ok(Examined::skipped("no backups are taken yet"));
         }
-        let here = patient.stack.base.display().to_string();
-        let line = format!("15 3 * * * cd {} && {} backup -q", quoted(&here), program());
         return Ok(Finding::note("backups are not scheduled")
             .seen("no crontab and no timer that this user may read mentions k1ops backup")
             .because("backups that somebody has to think of are forgotten")
-            .remedy(format!("(crontab -l; echo {}) | crontab -", quoted(&line)))
+            .remedy("k1ops schedule install")
             .into());
     }
     let mut examined = Examined::default();
@@ -57,6 +55,13 @@ async fn look(patient: &Patient) -> Result<Examined> {
     Ok(examined)
 }
 
+/// Whether a command is a backup, or a run of what `k1ops schedule install` installs. Its second
+/// line catches up after a boot and has no time of its own.
+fn runs_backups(command: &str) -> bool {
+    let installed = command.contains("schedule fire") && !command.contains("--missed");
+    command.contains("backup") || installed
+}
+
 /// Whether an entry is about this stack: it names the stack's folder, or no folder at all.
 fn is_about(patient: &Patient, entry: &Scheduled) -> bool {
     let base = &patient.stack.base;
@@ -64,12 +69,6 @@ fn is_about(patient: &Patient, entry: &Scheduled) -> bool {
     let names = |folder: &Path| entry.command.contains(&folder.display().to_string());
     let names_none = !entry.command.contains("cd ") && !entry.command.contains("--config");
     names(base) || names(&real) || names_none
-}
-
-/// The k1ops that runs now, for a line that finds it also with cron's `PATH`.
-fn program() -> String {
-    let own = crate::adapters::process::own_program();
-    quoted(&own.display().to_string())
 }
 
 /// What keeps an entry from running at all.

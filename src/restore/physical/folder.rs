@@ -1,6 +1,6 @@
 //! Unpacks the tar streams into their folders, remembering everything that was made.
 
-use super::{Restored, settle, tablespaces};
+use super::{Recovery, Restored, settle, tablespaces};
 use crate::adapters::fs::{rename_durably, sync_folder, write_atomically};
 use crate::archive::{
     Archive, Entry, PartsReader, PgDataCheck, PhysicalArchive, PhysicalSource, walk,
@@ -30,6 +30,7 @@ pub(super) struct Unpacking {
     /// The folder of each tar stream by its name.
     pub(super) targets: HashMap<String, PathBuf>,
     pub(super) jobs: usize,
+    pub(super) recovery: Option<Recovery>,
     pub(super) events: Events,
     pub(super) interrupt: Interrupt,
     pub(super) step: String,
@@ -183,6 +184,10 @@ impl Unpacking {
         if self.targets.len() > 1 {
             self.link_tablespaces(&base)?;
         }
+        if let Some(recovery) = self.recovery.clone() {
+            recovery.lay(self, &base)?;
+            sync_folder(&base.join("pg_wal"))?;
+        }
         sync_folder(&base)?;
         self.interrupt.check()?;
         let control = base.join(CONTROL);
@@ -198,7 +203,7 @@ impl Unpacking {
     }
 
     /// Writes a file of our own with the owner of the data directory.
-    fn put(&mut self, place: &Path, contents: &[u8]) -> Result<()> {
+    pub(super) fn put(&mut self, place: &Path, contents: &[u8]) -> Result<()> {
         write_atomically(place, contents)?;
         self.made.files.push(File {
             place: place.to_path_buf(),

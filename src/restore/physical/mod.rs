@@ -5,10 +5,12 @@
 //! was killed cannot be mistaken for a complete one.
 
 mod folder;
+mod recovery;
 mod settle;
 mod stream;
 mod tablespaces;
 
+pub use recovery::Recovery;
 pub use stream::tar_stream;
 
 use crate::adapters::fs::free_space;
@@ -17,16 +19,18 @@ use crate::error::{Context, Error, Result};
 use crate::event::Events;
 use crate::interrupt::Interrupt;
 use folder::Unpacking;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 /// How to restore.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Options {
     /// Threads that work at the same time.
     pub jobs: usize,
     /// Where tablespaces go: their folder on the server, and the empty folder that each gets.
     pub tablespaces: BTreeMap<String, PathBuf>,
+    /// What the server is to do when it starts; `None`: recover from the backup's own log.
+    pub recovery: Option<Recovery>,
 }
 
 /// What was restored, and found equal to the server's manifest.
@@ -56,16 +60,13 @@ pub async fn restore(
     events: &Events,
     interrupt: &Interrupt,
 ) -> Result<Restored> {
-    let targets = tablespaces::targets(archive, source, place, options)?;
-    for target in targets.values() {
-        check_place(target)?;
-    }
-    check_space(source, place)?;
+    let targets = check(archive, source, place, options)?;
     let mut unpacking = Unpacking {
         archive: archive.clone(),
         source: source.clone(),
         targets,
         jobs: options.jobs,
+        recovery: options.recovery.clone(),
         events: events.clone(),
         interrupt: interrupt.clone(),
         step: format!("restoring volume {}", source.volume),
@@ -86,6 +87,21 @@ pub async fn restore(
     })
     .await
     .context(|| "a restoring thread died")?
+}
+
+/// Whether `source` can be restored into `place` as things are; answers the folder of each tar stream.
+pub(super) fn check(
+    archive: &Archive,
+    source: &PhysicalSource,
+    place: &Path,
+    options: &Options,
+) -> Result<HashMap<String, PathBuf>> {
+    let targets = tablespaces::targets(archive, source, place, options)?;
+    for target in targets.values() {
+        check_place(target)?;
+    }
+    check_space(source, place)?;
+    Ok(targets)
 }
 
 /// A place must be free: nothing of the user's is overwritten or mixed with what is restored.

@@ -1,58 +1,22 @@
-//! Rows from an archive into tables: several connections take part after part.
+//! Rows from an archive into tables, part after part.
 
-use super::{Options, failed, open};
-use crate::adapters::postgres::{Address, Session};
-use crate::archive::{Archive, Member, PostgresSource};
+use super::failed;
+use super::post_data::table_key;
+use crate::adapters::postgres::Session;
+use crate::archive::{Archive, Member, PostgresSource, PostgresTable};
 use crate::backup::postgres::copy_in;
-use crate::error::{Context, Error, Result};
+use crate::error::Result;
 use crate::event::{Events, Unit};
 use bytes::Bytes;
 use futures_util::{SinkExt, pin_mut};
 use std::collections::{HashMap, VecDeque};
 use std::io::Read;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 
 /// Bytes that are handed to the server at once.
 const PIECE: usize = 256 << 10;
-
-/// Loads all tables' rows.
-pub(super) async fn all(
-    archive: &Archive,
-    source: &PostgresSource,
-    address: &Address,
-    options: &Options,
-    events: &Events,
-    step: &str,
-) -> Result<()> {
-    let parts = parts(archive, source);
-    let workers = options.jobs.clamp(1, parts.len().max(1));
-    let loading = Arc::new(Loading {
-        archive: archive.clone(),
-        total: parts.iter().map(|p| p.member.raw_size).sum(),
-        parts: Mutex::new(parts),
-        done: AtomicU64::new(0),
-        events: events.clone(),
-        step: step.to_owned(),
-    });
-    let mut running = JoinSet::new();
-    for _ in 0..workers {
-        let (loading, address) = (loading.clone(), address.clone());
-        running.spawn(async move {
-            let session = open(&address).await?;
-            while let Some(part) = loading.next() {
-                loading.load(&session, &part).await?;
-            }
-            Ok::<_, Error>(())
-        });
-    }
-    while let Some(result) = running.join_next().await {
-        result.context(|| "a loading task died")??;
-    }
-    Ok(())
-}
 
 /// Executes a part of the large objects.
 pub(super) async fn large_objects(
@@ -71,14 +35,22 @@ pub(super) async fn large_objects(
         .map_err(|e| failed("restoring large objects", &e))
 }
 
-struct Part {
-    member: Member,
-    table: String,
-    copy: Arc<str>,
+/// A part of a table's rows.
+pub(super) struct Part {
+    pub(super) member: Member,
+    /// Schema and name, as they are.
+    pub(super) table: String,
+    /// The statement that takes it in.
+    pub(super) copy: Arc<str>,
 }
 
-/// All parts, those of the largest tables first, so that no large one is left for the end.
-fn parts(archive: &Archive, source: &PostgresSource) -> VecDeque<Part> {
+/// All parts: those of tables whose indexes cost most come first, since these can be begun only
+/// then; then those of the largest tables.
+pub(super) fn parts(
+    archive: &Archive,
+    source: &PostgresSource,
+    indexing: &HashMap<String, u64>,
+) -> VecDeque<Part> {
     let mut by_folder: HashMap<&str, Vec<&Member>> = HashMap::new();
     for member in archive.manifest().members_in("postgres/data") {
         if let Some((folder, _)) = member.path.rsplit_once('/') {
@@ -91,7 +63,8 @@ fn parts(archive: &Archive, source: &PostgresSource) -> VecDeque<Part> {
         .iter()
         .filter_map(|table| Some((table, by_folder.remove(table.folder.as_str())?)))
         .collect();
-    tables.sort_by_key(|(_, members)| std::cmp::Reverse(size(members)));
+    let cost = |table: &PostgresTable| indexing.get(&table_key(table)).copied();
+    tables.sort_by_key(|(table, members)| std::cmp::Reverse((cost(table), size(members))));
     let mut parts = VecDeque::new();
     for (table, members) in tables {
         let copy: Arc<str> = copy_in(table).into();
@@ -107,24 +80,32 @@ fn parts(archive: &Archive, source: &PostgresSource) -> VecDeque<Part> {
     parts
 }
 
-struct Loading {
+/// Loads parts and says how far it is.
+pub(super) struct Loader {
     archive: Archive,
-    parts: Mutex<VecDeque<Part>>,
     total: u64,
     done: AtomicU64,
     events: Events,
     step: String,
 }
 
-impl Loading {
-    fn next(&self) -> Option<Part> {
-        self.parts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop_front()
+impl Loader {
+    pub(super) fn new(
+        archive: &Archive,
+        parts: &VecDeque<Part>,
+        events: &Events,
+        step: &str,
+    ) -> Self {
+        Self {
+            archive: archive.clone(),
+            total: parts.iter().map(|p| p.member.raw_size).sum(),
+            done: AtomicU64::new(0),
+            events: events.clone(),
+            step: step.to_owned(),
+        }
     }
 
-    async fn load(&self, session: &Session, part: &Part) -> Result<()> {
+    pub(super) async fn load(&self, session: &Session, part: &Part) -> Result<()> {
         let doing = format!("loading table {}", part.table);
         let sink = session
             .copy_in::<_, Bytes>(&*part.copy)
@@ -165,7 +146,7 @@ impl Loading {
                         piece.truncate(length);
                         Ok(Bytes::from(piece))
                     }
-                    Err(error) => Err(archive.damaged(&member, &error.to_string())),
+                    Err(error) => Err(archive.cannot_read(&member, error)),
                 };
                 let last = piece.is_err();
                 if pieces.blocking_send(piece).is_err() || last {

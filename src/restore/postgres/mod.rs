@@ -2,11 +2,16 @@
 //! against the manifest. Making it the live one is not this module's business.
 
 mod check;
+mod crew;
+mod full_text;
 mod load;
 mod locks;
 mod post_data;
 mod script;
+mod selection;
 pub mod sql_file;
+
+pub use selection::Selection;
 
 use crate::adapters::postgres::{Address, Session, admin, quote_identifier, server_message};
 use crate::archive::{Archive, PostgresSource};
@@ -14,6 +19,10 @@ use crate::backup::postgres::SESSION_SETTINGS;
 use crate::error::{Error, Result};
 use crate::event::Events;
 use crate::interrupt::Interrupt;
+use crew::Tasks;
+use load::Loader;
+use post_data::Plan;
+use std::collections::VecDeque;
 
 /// How to restore.
 #[derive(Debug, Clone, Copy)]
@@ -42,12 +51,34 @@ const RESTORE_SETTINGS: &str = "
     SET max_parallel_maintenance_workers = 0;
 ";
 
+/// Long values of columns that name no method are compressed by LZ4 where the server has it, which
+/// halves the server's work for loading and takes the same space. A server without it, or older than
+/// the setting, goes on as it is set up.
+const FAST_COMPRESSION: &str = "
+    SELECT pg_catalog.set_config(name, 'lz4', false) FROM pg_catalog.pg_settings
+    WHERE name = 'default_toast_compression' AND 'lz4' = ANY (enumvals);
+";
+
 /// Restores the archive's database under the name `database`, which must be free, on the server of
 /// `address`; compares all rows with the manifest. On failure the new database is dropped again.
 pub async fn restore_beside(
     archive: &Archive,
     address: &Address,
     database: &str,
+    options: &Options,
+    events: &Events,
+    interrupt: &Interrupt,
+) -> Result<Restored> {
+    let all = Selection::default();
+    restore_selected(archive, address, database, &all, options, events, interrupt).await
+}
+
+/// The same with only some of the tables.
+pub async fn restore_selected(
+    archive: &Archive,
+    address: &Address,
+    database: &str,
+    selection: &Selection,
     options: &Options,
     events: &Events,
     interrupt: &Interrupt,
@@ -61,7 +92,7 @@ pub async fn restore_beside(
         interrupt.check()?;
         // Not left halfway: the server would go on creating a database that nobody waits for.
         create(archive, source, address, database).await?;
-        let filled = fill(archive, source, &beside, options, events);
+        let filled = fill(archive, source, &beside, selection, options, events);
         interrupt.guard(filled).await
     };
     let result = work.await;
@@ -132,9 +163,11 @@ async fn fill(
     archive: &Archive,
     source: &PostgresSource,
     beside: &Address,
+    selection: &Selection,
     options: &Options,
     events: &Events,
 ) -> Result<Restored> {
+    let source = &selection.narrow(source);
     let step = format!("restoring database {}", source.database);
     events.started(&step);
     let leader = open(beside).await?;
@@ -146,24 +179,31 @@ async fn fill(
     )
     .await?;
 
-    load::all(archive, source, beside, options, events, &step).await?;
-    let large_objects = archive.manifest().members_in("postgres/large-objects");
-    for member in large_objects {
-        load::large_objects(archive, member, &leader).await?;
-    }
-    let sequences = archive.read_text("postgres/sequences.sql")?;
-    execute_script(&leader, "setting the sequences", &sequences).await?;
-
     let post_data = archive.read_text("postgres/schema-post-data.sql")?;
-    post_data::all(
-        source,
-        beside,
-        script::without_psql_commands(&post_data),
-        options,
-        events,
-    )
-    .await?;
-    let rows = check::all(source, beside, options, events).await?;
+    let mut post_data = script::without_psql_commands(&post_data).to_owned();
+    if !selection.is_everything() {
+        // Sequences may go with the tables that own them.
+        set_sequences(archive, &leader).await?;
+        post_data = selection.limit(&leader, &post_data, events).await?;
+    }
+    let plan = Plan::of(&post_data, &post_data::sizes(archive, source));
+    post_data::in_order(&leader, &plan.preamble, &plan.before_rows).await?;
+    let parts = load::parts(archive, source, &plan.indexing());
+    let rows_in = Loader::new(archive, &parts, events, &step);
+    let tasks = Tasks::new(parts, plan.keys, &source.tables);
+    let preamble = &plan.preamble;
+    let whole = selection.is_everything();
+    tokio::try_join!(
+        crew::work(tasks, Some(rows_in), preamble, beside, options, events),
+        beside_the_tables(archive, source, &leader, whole),
+    )?;
+
+    post_data::in_order(&leader, preamble, &plan.rest).await?;
+    check::analyze(source, beside, options).await?;
+    let keys = Tasks::new(VecDeque::new(), plan.foreign_keys, &[]);
+    crew::work(keys, None, preamble, beside, options, events).await?;
+    post_data::in_order(&leader, "", &plan.comments).await?;
+    let rows = source.tables.iter().map(|table| table.digest.rows).sum();
     events.finished(
         step,
         format!("{rows} rows in {} tables", source.tables.len()),
@@ -174,10 +214,36 @@ async fn fill(
     })
 }
 
+/// Large objects and sequences, which no table waits for. A part of a database has no large objects,
+/// and its sequences are set.
+async fn beside_the_tables(
+    archive: &Archive,
+    source: &PostgresSource,
+    leader: &Session,
+    whole: bool,
+) -> Result<()> {
+    if !whole {
+        return Ok(());
+    }
+    for member in archive.manifest().members_in("postgres/large-objects") {
+        load::large_objects(archive, member, leader).await?;
+    }
+    set_sequences(archive, leader).await?;
+    check::compare_large_objects(leader, source.large_objects).await
+}
+
+async fn set_sequences(archive: &Archive, session: &Session) -> Result<()> {
+    let sequences = archive.read_text("postgres/sequences.sql")?;
+    execute_script(session, "setting the sequences", &sequences).await
+}
+
 /// A session with the settings of a restore.
 async fn open(address: &Address) -> Result<Session> {
     let session = Session::open(address).await?;
-    let sql = format!("{SESSION_SETTINGS} {RESTORE_SETTINGS}");
+    let sql = format!(
+        "{SESSION_SETTINGS} {RESTORE_SETTINGS} {} {FAST_COMPRESSION}",
+        full_text::SETTINGS
+    );
     session
         .batch_execute(&sql)
         .await

@@ -1,81 +1,72 @@
-//! What follows the rows: indexes and keys in parallel, the costliest first, then what needs them.
+//! What follows the rows, by when it may run.
 //!
-//! Order: indexes, primary and unique keys; then everything else in `pg_dump`'s own order; then
-//! foreign keys; then comments and labels, which may be on any of them. Triggers thus come after
-//! the rows and do not fire.
+//! Order: full-text indexes of large tables before the rows (see [`super::full_text`]); indexes,
+//! primary and unique keys, each as soon as its table's rows are in; then everything else in
+//! `pg_dump`'s own order; then foreign keys; then comments and labels, which may be on any of them.
+//! Triggers thus come after the rows and do not fire.
 
-use super::locks::{Locks, Use};
+use super::locks::Use;
 use super::script::statements;
-use super::{Options, failed, open};
-use crate::adapters::postgres::{Address, Session};
-use crate::archive::PostgresSource;
-use crate::error::{Context, Error, Result};
-use crate::event::{Events, Unit};
+use super::{failed, full_text};
+use crate::adapters::postgres::Session;
+use crate::archive::{Archive, PostgresSource, PostgresTable};
+use crate::error::Result;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::Notify;
-use tokio::task::JoinSet;
 
-/// Executes the post-data section.
-pub(super) async fn all(
-    source: &PostgresSource,
-    address: &Address,
-    script: &str,
-    options: &Options,
-    events: &Events,
-) -> Result<()> {
-    let plan = Plan::of(script, &costs(source));
-    let step = "building indexes and constraints".to_owned();
-    events.started(&step);
-    let total = plan.keys.len() + plan.foreign_keys.len();
-    in_parallel(plan.keys, &plan.preamble, address, options, events, &step).await?;
-    let session = open(address).await?;
-    in_order(&session, &plan.preamble, &plan.rest).await?;
-    in_parallel(
-        plan.foreign_keys,
-        &plan.preamble,
-        address,
-        options,
-        events,
-        &step,
-    )
-    .await?;
-    in_order(&session, "", &plan.comments).await?;
-    events.finished(step, format!("{total} built"));
-    Ok(())
+/// Bytes of each table's rows: what an index costs depends on them.
+pub(super) fn sizes(archive: &Archive, source: &PostgresSource) -> HashMap<String, u64> {
+    let mut folders: HashMap<&str, u64> = HashMap::new();
+    for member in archive.manifest().members_in("postgres/data") {
+        if let Some((folder, _)) = member.path.rsplit_once('/') {
+            *folders.entry(folder).or_default() += member.raw_size;
+        }
+    }
+    let size = |table: &PostgresTable| folders.get(table.folder.as_str()).copied().unwrap_or(0);
+    source
+        .tables
+        .iter()
+        .map(|table| (table_key(table), size(table)))
+        .collect()
 }
 
-/// Rows of each table, by its name as SQL takes it: the best guess of what an index costs.
-fn costs(source: &PostgresSource) -> HashMap<String, u64> {
-    let cost = |table: &crate::archive::PostgresTable| {
-        (
-            plain_name(&format!("{}.{}", table.schema, table.name)),
-            table.digest.rows,
-        )
-    };
-    source.tables.iter().map(cost).collect()
+/// How a table is named in [`Job::uses`].
+pub(super) fn table_key(table: &PostgresTable) -> String {
+    plain_name(&format!("{}.{}", table.schema, table.name))
+}
+
+/// A guess of what a statement costs: an inverted index takes apart every value, and one over an
+/// expression has to work the values out as well.
+fn cost(statement: &str, bytes: u64) -> u64 {
+    match statement.split_once(" USING gin (") {
+        Some((_, expression)) if expression.contains('(') => bytes * 32,
+        Some(_) => bytes * 4,
+        None => bytes,
+    }
 }
 
 /// The statements of a script, by when they may run.
 #[derive(Debug, Default)]
-struct Plan {
-    preamble: String,
-    keys: Vec<Job>,
-    rest: Vec<String>,
-    foreign_keys: Vec<Job>,
-    comments: Vec<String>,
+pub(super) struct Plan {
+    pub(super) preamble: String,
+    /// Statements that come before the rows.
+    pub(super) before_rows: Vec<String>,
+    pub(super) keys: Vec<Job>,
+    pub(super) rest: Vec<String>,
+    pub(super) foreign_keys: Vec<Job>,
+    pub(super) comments: Vec<String>,
 }
 
 /// A statement that may run beside others.
 #[derive(Debug)]
-struct Job {
-    sql: String,
-    uses: Vec<(String, Use)>,
-    cost: u64,
+pub(super) struct Job {
+    pub(super) sql: String,
+    pub(super) uses: Vec<(String, Use)>,
+    pub(super) cost: u64,
 }
 
 impl Plan {
-    fn of(script: &str, costs: &HashMap<String, u64>) -> Self {
+    /// `sizes`: see [`sizes`].
+    pub(super) fn of(script: &str, sizes: &HashMap<String, u64>) -> Self {
         let mut plan = Self::default();
         let mut storage: HashMap<String, String> = HashMap::new();
         for statement in statements(script) {
@@ -88,9 +79,13 @@ impl Plan {
             if begins("SET ") || begins("SELECT pg_catalog.set_config(") {
                 plan.preamble.push_str(&format!("{statement};"));
             } else if let Some(uses) = key(statement) {
-                let cost = uses.iter().filter_map(|(table, _)| costs.get(table)).sum();
+                let bytes = uses.iter().filter_map(|(table, _)| sizes.get(table)).sum();
+                let cost = cost(statement, bytes);
                 let settings: String = storage.values().map(String::as_str).collect();
-                let sql = format!("{settings}{statement}");
+                let mut sql = format!("{settings}{statement}");
+                if let Some(settle) = full_text::settle_instead(statement, bytes) {
+                    plan.before_rows.push(std::mem::replace(&mut sql, settle));
+                }
                 let list = if uses.len() > 1 {
                     &mut plan.foreign_keys
                 } else {
@@ -107,6 +102,17 @@ impl Plan {
             list.sort_by_key(|job| std::cmp::Reverse(job.cost));
         }
         plan
+    }
+
+    /// What building all indexes of each table costs.
+    pub(super) fn indexing(&self) -> HashMap<String, u64> {
+        let mut costs = HashMap::new();
+        for job in &self.keys {
+            for (table, _) in &job.uses {
+                *costs.entry(table.clone()).or_default() += job.cost;
+            }
+        }
+        costs
     }
 }
 
@@ -159,11 +165,12 @@ fn whole(name: &str) -> bool {
 
 /// A name without quotes, as a key: two names that differ only in quotes are the same here, which
 /// can at worst make two statements wait for each other.
-fn plain_name(name: &str) -> String {
+pub(super) fn plain_name(name: &str) -> String {
     name.replace('"', "")
 }
 
-async fn in_order(session: &Session, preamble: &str, list: &[String]) -> Result<()> {
+/// Executes statements one after the other.
+pub(super) async fn in_order(session: &Session, preamble: &str, list: &[String]) -> Result<()> {
     session
         .batch_execute(preamble)
         .await
@@ -174,7 +181,8 @@ async fn in_order(session: &Session, preamble: &str, list: &[String]) -> Result<
     Ok(())
 }
 
-async fn execute(session: &Session, statement: &str) -> Result<()> {
+/// Executes one statement; an error names it.
+pub(super) async fn execute(session: &Session, statement: &str) -> Result<()> {
     session.batch_execute(statement).await.map_err(|e| {
         let shown: String = statement
             .split_whitespace()
@@ -183,89 +191,6 @@ async fn execute(session: &Session, statement: &str) -> Result<()> {
             .join(" ");
         failed(&format!("executing {shown:?}"), &e)
     })
-}
-
-async fn in_parallel(
-    jobs: Vec<Job>,
-    preamble: &str,
-    address: &Address,
-    options: &Options,
-    events: &Events,
-    step: &str,
-) -> Result<()> {
-    let total = jobs.len() as u64;
-    let workers = options.jobs.clamp(1, jobs.len().max(1));
-    let board = Arc::new(Board {
-        state: Mutex::new((jobs, Locks::default())),
-        changed: Notify::new(),
-    });
-    let mut running = JoinSet::new();
-    for _ in 0..workers {
-        let (board, address, preamble) = (board.clone(), address.clone(), preamble.to_owned());
-        let (events, step) = (events.clone(), step.to_owned());
-        running.spawn(async move {
-            let session = open(&address).await?;
-            session
-                .batch_execute(&preamble)
-                .await
-                .map_err(|e| failed("preparing a connection", &e))?;
-            session
-                .batch_execute("SET maintenance_work_mem = '256MB'")
-                .await
-                .map_err(|e| failed("preparing a connection", &e))?;
-            while let Some(job) = board.next().await {
-                let done = execute(&session, &job.sql).await;
-                let left = board.done(&job);
-                done?;
-                events.progress(&step, total - left, Some(total), Unit::Items);
-            }
-            Ok::<_, Error>(())
-        });
-    }
-    while let Some(result) = running.join_next().await {
-        result.context(|| "an index-building task died")??;
-    }
-    Ok(())
-}
-
-/// What is left to do, and the tables in use.
-struct Board {
-    state: Mutex<(Vec<Job>, Locks)>,
-    changed: Notify,
-}
-
-impl Board {
-    /// The costliest statement whose tables are free; waits for one; `None` when none is left.
-    async fn next(&self) -> Option<Job> {
-        loop {
-            let changed = self.changed.notified();
-            tokio::pin!(changed);
-            // Registered before looking, so that no change in between is missed.
-            changed.as_mut().enable();
-            {
-                let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-                let (jobs, locks) = &mut *state;
-                if jobs.is_empty() {
-                    return None;
-                }
-                if let Some(at) = jobs.iter().position(|job| locks.try_take(&job.uses)) {
-                    return Some(jobs.remove(at));
-                }
-            }
-            changed.await;
-        }
-    }
-
-    /// Gives a statement's tables back; answers how many statements are left.
-    fn done(&self, job: &Job) -> u64 {
-        let left = {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            state.1.give_back(&job.uses);
-            state.0.len() as u64
-        };
-        self.changed.notify_waiters();
-        left
-    }
 }
 
 #[cfg(test)]
@@ -281,8 +206,8 @@ mod tests {
             ALTER TABLE ONLY public.log ADD CONSTRAINT f FOREIGN KEY (t) REFERENCES public.task(id);\n\
             CREATE TRIGGER tr BEFORE INSERT ON public.task FOR EACH ROW EXECUTE FUNCTION f();\n\
             COMMENT ON INDEX public.a IS 'x';\n";
-        let costs = HashMap::from([("public.task".to_owned(), 5)]);
-        let plan = Plan::of(script, &costs);
+        let sizes = HashMap::from([("public.task".to_owned(), 5)]);
+        let plan = Plan::of(script, &sizes);
         assert_eq!(plan.preamble, "SET client_encoding = 'UTF8';");
         assert_eq!(plan.keys.len(), 2);
         assert!(plan.keys[0].sql.starts_with("SET default_tablespace = '';"));

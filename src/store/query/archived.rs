@@ -154,7 +154,7 @@ impl Loading {
                 line.clear();
                 let read = reader
                     .read_until(b'\n', &mut line)
-                    .map_err(|e| self.archive.damaged(member, &e.to_string()))?;
+                    .map_err(|e| self.archive.cannot_read(member, e))?;
                 if read == 0 {
                     break;
                 }

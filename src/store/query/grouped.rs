@@ -184,15 +184,22 @@ impl<'a> Groups<'a> {
         conditions.clauses.push(format!("{value} IS NOT NULL"));
         let offset = conditions.bind(&position.offset.to_string(), "bigint");
         let direction = if position.from_the_end { "DESC" } else { "ASC" };
-        let tail = format!("\nORDER BY {value} {direction} LIMIT 2 OFFSET {offset}");
-        let column = (Column::new("value", grouping.kind), value.clone());
-        select(
-            conditions.dialect,
-            &[column],
-            &grouping.subject.from,
-            &conditions,
-            &tail,
-        )
+        let shown = conditions.shown();
+        let Conditions {
+            dialect, values, ..
+        } = conditions;
+        let read = dialect.read(grouping.kind, "value");
+        // Only the two values that are found are converted, and none of those that are skipped.
+        let text = format!(
+            "SELECT {read} AS value FROM (SELECT {value} AS value FROM {}{shown}\nORDER BY {value} \
+            {direction} LIMIT 2 OFFSET {offset}) AS found",
+            grouping.subject.from
+        );
+        Query {
+            text,
+            values,
+            columns: vec![Column::new("value", grouping.kind)],
+        }
     }
 
     async fn trend(&self, group: &Group) -> Result<Cell> {

@@ -1,13 +1,15 @@
 //! A connection in `PostgreSQL`'s replication mode, which takes a handful of commands and streams a
-//! base backup. `tokio_postgres` has no such mode; messages and logins come from the crate beneath
+//! base backup or the write-ahead log. `tokio_postgres` has no such mode; messages and logins come from the crate beneath
 //! it.
 
 mod base_backup;
 mod login;
 mod transport;
+mod wal;
 mod wire;
 
 pub use base_backup::{BaseBackup, Piece, Position, Tablespace};
+pub use wal::{NextTimeline, Sent, Slot, WalStream};
 
 use super::{Address, quote_literal};
 use crate::error::{Context, Error, Result};
@@ -79,6 +81,11 @@ impl Replication {
             .ok_or_else(|| Error::failed(format!("{doing} failed: it has no value")))
     }
 
+    /// Bytes in a segment of the write-ahead log.
+    pub async fn wal_segment_size(&mut self) -> Result<u64> {
+        segment_size(&self.show("wal_segment_size").await?)
+    }
+
     /// Makes the server keep its write-ahead log from now on, until this connection ends.
     pub async fn reserve_wal(&mut self) -> Result<()> {
         let unique = uuid::Uuid::new_v4().simple().to_string();
@@ -125,5 +132,40 @@ impl Replication {
             }
         }
         refused.map_or(Ok(rows), |error| Err(WireError::Server(error)))
+    }
+}
+
+/// Reads a size as the server shows it, such as `16MB`.
+fn segment_size(shown: &str) -> Result<u64> {
+    let unit = shown.trim_start_matches(|c: char| c.is_ascii_digit());
+    let factor = match unit {
+        "B" | "" => 1,
+        "kB" => 1 << 10,
+        "MB" => 1 << 20,
+        "GB" => 1 << 30,
+        _ => 0,
+    };
+    let number: u64 = shown[..shown.len() - unit.len()]
+        .parse()
+        .unwrap_or_default();
+    match number.checked_mul(factor) {
+        Some(size) if size.is_power_of_two() && (1 << 20..=1 << 30).contains(&size) => Ok(size),
+        _ => Err(Error::failed(format!(
+            "wal_segment_size {shown:?} is not a size"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_as_the_server_shows_them() {
+        assert_eq!(segment_size("16MB").unwrap(), 16 << 20);
+        assert_eq!(segment_size("1GB").unwrap(), 1 << 30);
+        for wrong in ["", "MB", "16", "3MB", "16 MB", "16XB"] {
+            assert!(segment_size(wrong).is_err(), "{wrong}");
+        }
     }
 }

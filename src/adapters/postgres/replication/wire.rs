@@ -142,6 +142,7 @@ impl Wire {
     pub(super) async fn receive(&mut self) -> Result<Message, WireError> {
         loop {
             self.check_length()?;
+            self.take_both_as_out();
             let parsed = Message::parse(&mut self.input)
                 .map_err(|error| WireError::Protocol(error.to_string()))?;
             match parsed {
@@ -176,6 +177,14 @@ impl Wire {
             )));
         }
         Ok(())
+    }
+
+    /// A stream in both directions is answered as one out of the server is, by another letter, which the
+    /// crate does not know.
+    fn take_both_as_out(&mut self) {
+        if let Some(tag @ b'W') = self.input.first_mut() {
+            *tag = b'H';
+        }
     }
 
     fn check_length(&self) -> Result<(), WireError> {

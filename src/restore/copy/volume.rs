@@ -1,23 +1,22 @@
 //! One volume of an archive into a new volume of another name, to look into or to try something on.
 //! Nothing that is live is replaced.
 
-use super::claim::Claim;
-use super::journal::{Action, Journal, Old, Replacement};
-use super::plan::{PlannedPart, RestoreOptions, plan};
-use super::recover::abandon;
-use super::volume::{Restoring, VolumeOf};
 use crate::adapters::docker::Engine;
 use crate::error::{Error, Result};
 use crate::event::Events;
 use crate::interrupt::Interrupt;
+use crate::restore::journal::{Action, Journal, Old, Replacement};
+use crate::restore::plan::{PlannedPart, RestoreOptions, plan};
+use crate::restore::recover::abandon;
+use crate::restore::volume::{Restoring, VolumeOf};
 use crate::stack::Stack;
 use crate::stack::docker::Service;
 use serde::Serialize;
 use std::path::PathBuf;
 
-/// What a copy would make.
+/// A new volume that would be made.
 #[derive(Debug, Serialize)]
-pub struct CopyPlan {
+pub struct VolumeCopy {
     /// The archive.
     pub archive: PathBuf,
     /// Such as `volume conductor_postgres_data`.
@@ -36,9 +35,9 @@ pub struct CopyPlan {
     jobs: usize,
 }
 
-/// What a copy made.
+/// A new volume that was made.
 #[derive(Debug, Serialize)]
-pub struct CopyReport {
+pub struct CopiedVolume {
     /// Such as `volume conductor_postgres_data`.
     pub what: String,
     /// The new volume.
@@ -51,18 +50,14 @@ pub struct CopyReport {
 ///
 /// Fails with [`crate::error::ErrorKind::Usage`] unless the options choose exactly one volume, and
 /// with [`crate::error::ErrorKind::Refused`] if there is a volume of that name.
-pub async fn plan_copy(
+pub(super) async fn plan_volume(
     stack: &Stack,
     options: &RestoreOptions,
     name: &str,
     events: &Events,
     interrupt: &Interrupt,
-) -> Result<CopyPlan> {
+) -> Result<VolumeCopy> {
     let plan = plan(stack, options, events, interrupt).await?;
-    let only = || {
-        Error::usage("--as takes exactly one volume")
-            .hint("Name it with --only volume:NAME; `k1ops list` shows what an archive holds.")
-    };
     let (opened, jobs) = (plan.opened.clone(), plan.jobs);
     let mut parts = plan.parts.into_iter();
     let (
@@ -76,13 +71,14 @@ pub async fn plan_copy(
         None,
     ) = (parts.next(), parts.next())
     else {
-        return Err(only());
+        return Err(Error::usage("--as takes exactly one volume")
+            .hint("Name it with --only volume:NAME; `k1ops list` shows what an archive holds."));
     };
     if Engine::find().await?.volume(name).await?.is_some() {
         return Err(Error::refused(format!("volume {name} is there already"))
             .hint("Choose another name for --as; nothing is overwritten."));
     }
-    Ok(CopyPlan {
+    Ok(VolumeCopy {
         archive: plan.archive,
         what,
         volume: name.to_owned(),
@@ -95,13 +91,12 @@ pub async fn plan_copy(
 }
 
 /// Executes `plan`. Whatever fails, the new volume is removed, if need be by the next run.
-pub async fn copy(
+pub(super) async fn copy_volume(
     stack: &Stack,
-    _claim: &Claim,
-    plan: CopyPlan,
+    plan: VolumeCopy,
     events: &Events,
     interrupt: &Interrupt,
-) -> Result<CopyReport> {
+) -> Result<CopiedVolume> {
     let action = Action::Restore {
         archive: plan.archive.clone(),
         safety: None,
@@ -119,7 +114,7 @@ pub async fn copy(
     match restoring.restore_beside(&plan.source, &plan.volume).await {
         Ok(entries) => {
             journal.forget(stack)?;
-            Ok(CopyReport {
+            Ok(CopiedVolume {
                 what: plan.what,
                 volume: plan.volume,
                 entries,

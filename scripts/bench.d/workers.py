@@ -1,0 +1,140 @@
+"""`k1ops worker` beside Conductor's own Python worker (`conductor-python`): the same workflows of one
+task, through one worker process, on one server of tier 2 that `k1ops start` brings up.
+
+Both run the same program for each task and answer how it ended. k1ops writes its rows of the K1 tables
+besides. The workflows wait in the server before the worker starts; the time is the server's own, from the
+first task that a worker took to the last workflow that completed, so the start of neither is counted. Of the
+worker's memory the peak of its processes together is taken.
+"""
+
+import concurrent.futures
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+
+import measure
+
+TASK, WORKFLOW = "bench_agent", "bench_worker"
+LIMIT = 900
+PYTHON_WORKER = pathlib.Path(__file__).with_name("python_worker.py")
+
+
+class Ground:
+    """A server of tier 2 in a folder of its own."""
+
+    def __init__(self, k1ops, folder):
+        folder.mkdir(parents=True)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        (folder / "k1ops.toml").write_text(
+            f"tier = 'jar'\n[ports]\nconductor = {port}\n[agents.{TASK}]\ncommand = ['true']\ntimeout = 60\n")
+        self.binary, self.folder, self.api = k1ops, folder, f"http://127.0.0.1:{port}/api"
+        # The benchmark's own settings are not k1ops'.
+        self.environment = {n: v for n, v in os.environ.items() if not n.startswith("K1OPS_")}
+
+    def k1ops(self, *arguments):
+        subprocess.run([self.binary, "-q", *arguments], cwd=self.folder, env=self.environment, check=True,
+                       stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+    def ask(self, method, path, body=None):
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.api + path, data=data, method=method, headers={"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            text = answer.read().decode()
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
+
+    def define(self):
+        self.ask("POST", "/metadata/taskdefs", [{"name": TASK, "retryCount": 0, "timeoutSeconds": 600, "responseTimeoutSeconds": 300,
+                                                 "timeoutPolicy": "TIME_OUT_WF", "ownerEmail": "bench@example.com"}])
+        self.ask("PUT", "/metadata/workflow", [{"name": WORKFLOW, "version": 1, "schemaVersion": 2, "ownerEmail": "bench@example.com",
+                                                "tasks": [{"name": TASK, "taskReferenceName": "only", "type": "SIMPLE",
+                                                           "inputParameters": {}}]}])
+
+    def enqueue(self, count):
+        def one(number):
+            return self.ask("POST", f"/workflow/{WORKFLOW}?correlationId=bench-{number}", {})
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            return list(pool.map(one, range(count)))
+
+    def is_done(self):
+        return self.ask("GET", f"/workflow/running/{WORKFLOW}") == []
+
+    def times(self, ids):
+        """Milliseconds from the first task taken to the last workflow's end; every task done once."""
+        begun, ended = [], []
+        for one in ids:
+            workflow = self.ask("GET", f"/workflow/{one}")
+            tasks = workflow["tasks"]
+            if workflow["status"] != "COMPLETED" or len(tasks) != 1:
+                raise SystemExit(f"workflow {one} is {workflow['status']} with {len(tasks)} tasks")
+            begun.append(tasks[0]["startTime"])
+            ended.append(workflow["endTime"])
+        return max(ended) - min(begun)
+
+
+def workers(bench, count, rounds, threads, say):
+    ground = Ground(bench.k1ops, bench.scratch / "workers")
+    python = pathlib.Path(os.environ["BENCH_CACHE"]) / "conductor-python/bin/python"
+    ours = [bench.k1ops, "-q", "worker", "--jobs", str(threads)]
+    both = {"k1ops worker": ours, "conductor-python": [python, PYTHON_WORKER, ground.api, TASK, str(threads)],
+            "conductor-python, as it comes (1 thread)": [python, PYTHON_WORKER, ground.api, TASK, "1"]}
+    runs = {name: [] for name in both}
+    ground.k1ops("start")
+    try:
+        ground.define()
+        # The server's own code is compiled while it works, so the first run of all is not counted.
+        measured(ground, [str(part) for part in both["conductor-python"]], count)
+        for number in range(rounds):
+            for name, command in list(both.items())[:: 1 if number % 2 == 0 else -1]:
+                run = measured(ground, [str(part) for part in command], count)
+                runs[name].append(run)
+                say(f"round {number + 1}: {name}: {count / run['seconds']:.0f} workflows/s, {run['peak_mib']:.0f} MiB")
+    finally:
+        ground.k1ops("stop")
+    return {"workflows": count, "threads": threads, "runs": {name: summary(done, count) for name, done in runs.items()}}
+
+
+def measured(ground, command, count):
+    ids = ground.enqueue(count)
+    worker = subprocess.Popen(command, cwd=ground.folder, env=ground.environment, stdin=subprocess.DEVNULL,
+                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    peak, deadline = 0, time.monotonic() + LIMIT
+    try:
+        while not ground.is_done():
+            if worker.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"{command[0]} ended or took more than {LIMIT} s")
+            peak = max(peak, memory_of(worker.pid))
+            time.sleep(0.1)
+    finally:
+        os.killpg(worker.pid, signal.SIGTERM)
+        try:
+            worker.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(worker.pid, signal.SIGKILL)
+            worker.wait()
+    return {"seconds": ground.times(ids) / 1000, "peak_mib": peak / 1024}
+
+
+def memory_of(pid):
+    """KiB of a process and those below it; what they share is counted once (PSS)."""
+    try:
+        roll = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text()
+        children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return 0
+    own = next((int(line.split()[1]) for line in roll.splitlines() if line.startswith("Pss:")), 0)
+    return own + sum(memory_of(int(child)) for child in children)
+
+
+def summary(runs, count):
+    return {"seconds": measure.spread([r["seconds"] for r in runs]), "per_second": round(count / sorted(r["seconds"] for r in runs)[len(runs) // 2], 1),
+            "peak_mib": round(max(r["peak_mib"] for r in runs), 1)}

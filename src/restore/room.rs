@@ -1,0 +1,98 @@
+//! Whether there is room for what is restored beside the live data, before anything is done for it.
+//!
+//! Of files and volumes it is known to the byte. A database takes what its rows, its indexes and the
+//! server's compression make of it: between a quarter and all of its rows' text, by experience. So
+//! there only what leaves no hope is refused, and only where the server's disk is this host's: a full
+//! disk is worse for a running server than for us.
+
+use super::plan::PlannedPart;
+use crate::adapters::docker::Engine;
+use crate::adapters::fs::free_space;
+use crate::adapters::postgres::room::local_data_directory;
+use crate::adapters::published;
+use crate::archive::Archive;
+use crate::error::{Error, Result};
+use crate::event::Events;
+use crate::stack::Stack;
+use std::path::{Path, PathBuf};
+
+/// Left free on the disk besides what is written, for logs and journals.
+const MARGIN: u64 = 64 << 20;
+
+/// What a database takes at least, of its rows' text.
+const AT_BEST: u64 = 4;
+
+/// Fails with [`crate::error::ErrorKind::Missing`] where there is no room; answers what is written
+/// into the stack's folder, and what is free there.
+pub(super) async fn check(
+    stack: &Stack,
+    archive: &Archive,
+    parts: &[PlannedPart],
+    events: &Events,
+) -> Result<(u64, u64)> {
+    let (mut files, mut volumes, mut database) = (0_u64, 0_u64, 0_u64);
+    for part in parts {
+        match part {
+            PlannedPart::Sqlite { bytes, .. } => files += bytes,
+            PlannedPart::Volume { bytes, .. } => volumes += bytes,
+            PlannedPart::Postgres { .. } => {
+                let rows = archive.manifest().members_in("postgres/data");
+                database += rows.map(|member| member.raw_size).sum::<u64>();
+            }
+        }
+    }
+    if volumes > 0 || database > 0 {
+        check_server(stack, volumes, database, events).await?;
+    }
+    let folder = stack.conductor_db();
+    let folder = folder.parent().unwrap_or(Path::new("."));
+    let free = free_space(folder)?;
+    if files + MARGIN <= free {
+        return Ok((files, free));
+    }
+    Err(no_room(folder, free, files))
+}
+
+/// The disk below the server of the database, or below the engine of the volumes.
+async fn check_server(stack: &Stack, volumes: u64, database: u64, events: &Events) -> Result<()> {
+    let Some(folder) = place(stack).await? else {
+        return Ok(());
+    };
+    let free = free_space(&folder)?;
+    let least = volumes.saturating_add(database / AT_BEST);
+    if least > free {
+        return Err(no_room(&folder, free, least));
+    }
+    if volumes.saturating_add(database).saturating_add(MARGIN) > free {
+        let text = volumes.saturating_add(database);
+        events.warning_with_hint(
+            format!(
+                "{} has {free} bytes free; the restored data takes up to about {text} beside the old",
+                folder.display()
+            ),
+            "Free some space first if other databases are on this disk; `k1ops undo --discard` deletes what earlier restores kept.",
+        );
+    }
+    Ok(())
+}
+
+/// Where they are, if that is on this host and anybody says so.
+async fn place(stack: &Stack) -> Result<Option<PathBuf>> {
+    if stack.is_in_docker()? {
+        let engine = Engine::find().await?;
+        let root = published::about(engine.host()).await?.root;
+        return Ok(root.filter(|root| root.is_dir()));
+    }
+    if stack.uses_database_url() {
+        return Ok(local_data_directory(&stack.database_address()?).await);
+    }
+    Ok(None)
+}
+
+fn no_room(folder: &Path, free: u64, needs: u64) -> Error {
+    Error::missing(format!(
+        "{} has {free} bytes free; the restored data takes {needs} beside the old",
+        folder.display()
+    ))
+    .hint("Free some space; `k1ops undo --discard` deletes what earlier restores kept.")
+}

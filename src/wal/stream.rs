@@ -1,0 +1,543 @@
+//! Receives a server's write-ahead log for as long as it is let, and outlives whatever happens to the
+//! connection, the server and its timeline.
+//!
+//! The server is told of a position only when everything before it is on disk, so that its slot keeps
+//! whatever a death of this process could lose. After one, the segment that was being received is
+//! received again from its beginning, which the server still has.
+
+use super::history::History;
+use super::name::{Segment, parse_lsn, show_lsn};
+use super::note::{Lost, Note};
+use super::scan::server_time;
+use super::store::{Listing, Store};
+use super::writer::SegmentWriter;
+use crate::adapters::fs::Lock;
+use crate::adapters::postgres::Address;
+use crate::adapters::postgres::replication::{NextTimeline, Replication, Sent, Slot, WalStream};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::Events;
+use crate::interrupt::Interrupt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// How often what was received is synced, and the server asked for a sign of life.
+const TICK: Duration = Duration::from_secs(1);
+/// How often the note is written.
+const NOTE: Duration = Duration::from_secs(2);
+/// A server that is asked each second and says nothing for so long is gone.
+const SILENCE: Duration = Duration::from_secs(60);
+/// How long a server may take to take up a connection.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The longest wait before the next attempt.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// The oldest server whose slots can be read.
+const OLDEST_MAJOR: u32 = 15;
+
+/// What to receive, and where it goes.
+#[derive(Debug, Clone)]
+pub struct StreamOptions {
+    /// The stack.
+    pub stack: String,
+    /// Its server.
+    pub address: Address,
+    /// The repository's folder.
+    pub repository: PathBuf,
+    /// The slot.
+    pub slot: String,
+}
+
+/// The slot of a stack, unless another is asked for.
+#[must_use]
+pub fn slot_name(stack: &str) -> String {
+    let plain = |c: char| match c.to_ascii_lowercase() {
+        c if c.is_ascii_alphanumeric() => c,
+        _ => '_',
+    };
+    format!("k1ops_{}", stack.chars().map(plain).collect::<String>())
+}
+
+/// How a connection ended, where it did not fail.
+enum Ended {
+    Interrupted,
+    /// The server has recycled what comes next.
+    Gone(Segment),
+}
+
+/// Receives until it is interrupted. Fails only where another attempt would fail too.
+pub async fn stream(options: &StreamOptions, events: &Events, interrupt: &Interrupt) -> Result<()> {
+    let mut receiver = Receiver {
+        options,
+        events,
+        interrupt,
+        locked: None,
+        lost: None,
+        skip: false,
+        went_well: false,
+    };
+    let mut wait = TICK;
+    loop {
+        let error = match receiver.connect().await {
+            Ok(Ended::Interrupted) => return Ok(()),
+            Ok(Ended::Gone(segment)) => {
+                receiver.skip_gap(segment);
+                continue;
+            }
+            Err(error) if interrupt.is_raised() || error.kind() == ErrorKind::Interrupted => {
+                return Ok(());
+            }
+            Err(error) if !matches!(error.kind(), ErrorKind::Failed | ErrorKind::Missing) => {
+                return Err(error);
+            }
+            Err(error) => error,
+        };
+        if std::mem::take(&mut receiver.went_well) {
+            wait = TICK;
+        }
+        let hint = error.hint_text().unwrap_or("The server's log may say why.");
+        events.warning_with_hint(
+            format!("{error}; trying again in {} s", wait.as_secs()),
+            hint,
+        );
+        tokio::select! {
+            () = interrupt.raised() => return Ok(()),
+            () = tokio::time::sleep(wait) => {}
+        }
+        wait = (wait * 2).min(LONGEST_WAIT);
+    }
+}
+
+/// What outlives a connection.
+struct Receiver<'a> {
+    options: &'a StreamOptions,
+    events: &'a Events,
+    interrupt: &'a Interrupt,
+    /// The store, which nobody else may receive into.
+    locked: Option<(Store, Lock)>,
+    /// What the server had recycled before it was received.
+    lost: Option<Lost>,
+    /// Begin where the slot begins, not where the store ends.
+    skip: bool,
+    went_well: bool,
+}
+
+impl Receiver<'_> {
+    fn skip_gap(&mut self, segment: Segment) {
+        let name = self
+            .locked
+            .as_ref()
+            .map(|(store, _)| store.name(segment))
+            .unwrap_or_default();
+        self.events.warning_with_hint(
+            format!("the server has recycled WAL segment {name} before it was received: there is a gap"),
+            "Take a physical backup now: `k1ops backup --physical`. No moment between the gap and that backup can be restored.",
+        );
+        self.lost = Some(Lost {
+            segment: name,
+            until: String::new(),
+        });
+        self.skip = true;
+    }
+
+    async fn connect(&mut self) -> Result<Ended> {
+        let opening = Replication::open(&self.options.address, self.events);
+        let opened = self.interrupt.guard(async {
+            tokio::time::timeout(PATIENCE, opening)
+                .await
+                .unwrap_or_else(|_| {
+                    Err(Error::missing(format!(
+                        "PostgreSQL at {} does not answer",
+                        self.options.address.shown()
+                    )))
+                })
+        });
+        let mut server = opened.await?;
+        check_major(&server)?;
+        let system = server.identify().await?;
+        let size = server.wal_segment_size().await?;
+        self.lock(&system.identifier, size)?;
+        let Some((store, _)) = &self.locked else {
+            return Err(Error::failed("there is no store to receive into"));
+        };
+        let store = store.clone();
+        let slot = self.slot(&mut server).await?;
+        let mut history = history(&mut server, &store, system.timeline).await?;
+        let (mut timeline, mut position) = self.begin(&mut server, &store, &history, &slot).await?;
+        if let Some(lost) = self.lost.as_mut().filter(|_| self.skip) {
+            lost.until = show_lsn(position);
+        }
+        loop {
+            let from = show_lsn(position);
+            self.events.note(format!(
+                "receiving the write-ahead log from {from} on timeline {timeline}"
+            ));
+            let stream = server.stream_wal(&self.options.slot, &from, timeline);
+            let stream = stream.await?;
+            let receiving = Receiving::new(self, &store, stream, timeline, position);
+            let next = match receiving.run(&mut self.went_well).await? {
+                Pause::Interrupted => return Ok(Ended::Interrupted),
+                Pause::Gone(segment) => return Ok(Ended::Gone(segment)),
+                Pause::EndOfTimeline(next) => next,
+            };
+            self.skip = false;
+            let start = parse_lsn(&next.start)
+                .ok_or_else(|| Error::failed("the server names no beginning of its timeline"))?;
+            timeline = next.timeline;
+            history = self::history(&mut server, &store, timeline).await?;
+            position = history.segment(start / size, size).start(size);
+            self.events
+                .note(format!("the server is on timeline {timeline} now"));
+        }
+    }
+
+    fn lock(&mut self, system: &str, size: u64) -> Result<()> {
+        if let Some((store, _)) = &self.locked {
+            if store.system() == system {
+                return Ok(());
+            }
+            return Err(Error::refused(format!(
+                "the server at {} was the cluster {} and is {system} now",
+                self.options.address.shown(),
+                store.system()
+            ))
+            .hint(
+                "If that is meant, start `k1ops wal stream` again, and take a physical backup.",
+            ));
+        }
+        let store = Store::make(&self.options.repository, system, size, &self.options.stack)?;
+        let lock = store.lock()?;
+        store.remove_leftovers()?;
+        self.lost = Note::read(&store).and_then(|note| note.lost);
+        self.locked = Some((store, lock));
+        Ok(())
+    }
+
+    /// The slot, made if it is not there, and made anew if the server gave up on it.
+    async fn slot(&self, server: &mut Replication) -> Result<Slot> {
+        let name = &self.options.slot;
+        match server.slot(name).await? {
+            Some(slot) if slot.restart.is_some() => return Ok(slot),
+            Some(_) => server.drop_slot(name).await?,
+            None => {}
+        }
+        server.create_slot(name).await?;
+        self.events.note(format!(
+            "made the replication slot {name}: from now on the server keeps what is not received yet"
+        ));
+        let made = server.slot(name).await?;
+        made.ok_or_else(|| Error::failed(format!("the replication slot {name} is gone again")))
+    }
+
+    /// Where to begin: behind what is there, or where the slot begins.
+    async fn begin(
+        &self,
+        server: &mut Replication,
+        store: &Store,
+        history: &History,
+        slot: &Slot,
+    ) -> Result<(u32, u64)> {
+        let size = store.segment_size();
+        let listing = store.list()?;
+        if !self.skip
+            && let Some(there) = resume(&listing, history, size)
+        {
+            return Ok(there);
+        }
+        let (timeline, position) = match &slot.restart {
+            Some(restart) => (slot.timeline.unwrap_or(history.timeline()), restart.clone()),
+            None => (history.timeline(), server.current_position().await?),
+        };
+        let position = parse_lsn(&position)
+            .ok_or_else(|| Error::failed("the server's position cannot be understood"))?;
+        Ok((timeline, position / size * size))
+    }
+}
+
+/// Where the log goes on behind what is there, along the server's own history.
+fn resume(listing: &Listing, history: &History, size: u64) -> Option<(u32, u64)> {
+    let mut newer = None;
+    for (timeline, end) in history.newest_first() {
+        let last = end / size;
+        let on = |s: &&Segment| s.timeline == timeline;
+        let complete = listing.segments.keys().filter(on);
+        let complete = complete.filter(|s| s.number < last).max();
+        let partial = listing.partial.iter().filter(on);
+        let partial = partial.filter(|s| s.number <= last).max();
+        let position = match (complete, partial) {
+            (Some(whole), Some(part)) if part > whole => part.start(size),
+            (Some(whole), _) => whole.next().start(size),
+            (None, Some(part)) => part.start(size),
+            (None, None) => {
+                newer = Some(timeline);
+                continue;
+            }
+        };
+        return Some(match newer {
+            Some(newer) if position >= end => (newer, last * size),
+            _ => (timeline, position),
+        });
+    }
+    None
+}
+
+fn check_major(server: &Replication) -> Result<()> {
+    if server.major_version()? >= OLDEST_MAJOR {
+        return Ok(());
+    }
+    let version = server.server_version();
+    Err(Error::usage(format!(
+        "the server has version {version}; its log is received from PostgreSQL {OLDEST_MAJOR} on"
+    ))
+    .hint("Upgrade the server."))
+}
+
+/// The history of a timeline, which goes into the store.
+async fn history(server: &mut Replication, store: &Store, timeline: u32) -> Result<History> {
+    if timeline <= 1 {
+        return Ok(History::first(timeline));
+    }
+    let text = server.timeline_history(timeline).await?;
+    store.put(&format!("{timeline:08X}.history"), text.as_bytes())?;
+    History::parse(timeline, &text)
+}
+
+/// Why a stream paused, where it did not fail.
+enum Pause {
+    Interrupted,
+    EndOfTimeline(NextTimeline),
+    Gone(Segment),
+}
+
+/// One stream.
+struct Receiving<'a> {
+    interrupt: &'a Interrupt,
+    store: &'a Store,
+    stream: WalStream<'a>,
+    timeline: u32,
+    /// Where the next byte belongs.
+    position: u64,
+    /// Up to where everything is on disk.
+    safe: u64,
+    writer: Option<SegmentWriter<'a>>,
+    /// How far the server had got, and when.
+    heard: Option<(u64, i64)>,
+    /// When it last said that it is there.
+    alive: Option<i64>,
+    last_word: Instant,
+    note: Note,
+    noted: Instant,
+}
+
+impl<'a> Receiving<'a> {
+    fn new(
+        receiver: &Receiver<'a>,
+        store: &'a Store,
+        stream: WalStream<'a>,
+        timeline: u32,
+        position: u64,
+    ) -> Self {
+        let before = Note::read(store);
+        Self {
+            interrupt: receiver.interrupt,
+            store,
+            stream,
+            timeline,
+            position,
+            safe: position,
+            writer: None,
+            heard: None,
+            alive: None,
+            last_word: Instant::now(),
+            note: Note {
+                stack: receiver.options.stack.clone(),
+                slot: receiver.options.slot.clone(),
+                timeline,
+                received: show_lsn(position),
+                complete_until: before.as_ref().and_then(|note| note.complete_until),
+                complete_at: before.map_or_else(String::new, |note| note.complete_at),
+                lost: receiver.lost.clone(),
+            },
+            noted: Instant::now(),
+        }
+    }
+
+    async fn run(mut self, went_well: &mut bool) -> Result<Pause> {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let interrupt = self.interrupt;
+        loop {
+            let sent = tokio::select! {
+                biased;
+                () = interrupt.raised() => {
+                    self.settle(false).await?;
+                    self.note.write(self.store)?;
+                    return Ok(Pause::Interrupted);
+                }
+                _ = tick.tick() => {
+                    self.settle(true).await?;
+                    continue;
+                }
+                sent = self.stream.next() => sent?,
+            };
+            self.last_word = Instant::now();
+            *went_well = true;
+            match sent {
+                Sent::Data {
+                    start,
+                    server_end,
+                    at,
+                    bytes,
+                } => {
+                    self.data(start, &bytes).await?;
+                    self.heard = Some((server_end, at));
+                }
+                Sent::Alive {
+                    sent_end,
+                    at,
+                    reply,
+                } => self.alive(sent_end, at, reply).await?,
+                Sent::Gone => {
+                    return Ok(Pause::Gone(Segment::at(
+                        self.timeline,
+                        self.position,
+                        self.store.segment_size(),
+                    )));
+                }
+                Sent::Done => return self.done().await,
+            }
+        }
+    }
+
+    async fn done(mut self) -> Result<Pause> {
+        self.settle(false).await?;
+        self.note.write(self.store)?;
+        match self.stream.finish().await? {
+            Some(next) => Ok(Pause::EndOfTimeline(next)),
+            None => Err(
+                Error::failed("the server ended the stream of its write-ahead log")
+                    .hint("It is being shut down, or somebody ended the session."),
+            ),
+        }
+    }
+
+    async fn data(&mut self, start: u64, mut bytes: &[u8]) -> Result<()> {
+        if start != self.position {
+            return Err(Error::failed(format!(
+                "the server sent its log from {} where {} was to come",
+                show_lsn(start),
+                show_lsn(self.position)
+            )));
+        }
+        while !bytes.is_empty() {
+            let writer = match &mut self.writer {
+                Some(writer) => writer,
+                none => {
+                    let size = self.store.segment_size();
+                    let segment = Segment::at(self.timeline, self.position, size);
+                    none.insert(SegmentWriter::begin(self.store, segment)?)
+                }
+            };
+            let fits = usize::try_from(writer.room()).map_or(bytes.len(), |r| r.min(bytes.len()));
+            let (now, later) = bytes.split_at(fits);
+            writer.add(now)?;
+            self.position = writer.position();
+            bytes = later;
+            if writer.room() == 0
+                && let Some(full) = self.writer.take()
+            {
+                full.complete()?;
+                self.safe = self.position;
+                self.stream.report(self.safe, false).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn alive(&mut self, sent_end: u64, at: i64, reply: bool) -> Result<()> {
+        // What was committed a moment ago may still be on its way, so that the word before this one
+        // is what holds.
+        if let Some(before) = self.alive.replace(at)
+            && sent_end <= self.position
+            && self.heard.is_none_or(|(_, at)| at < before)
+        {
+            self.heard = Some((sent_end, before));
+        }
+        if reply {
+            self.settle(false).await
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Brings everything to disk, tells the server, and writes the note now and then.
+    async fn settle(&mut self, ask: bool) -> Result<()> {
+        if self.last_word.elapsed() > SILENCE {
+            return Err(Error::failed(format!(
+                "the server has said nothing for {} s",
+                SILENCE.as_secs()
+            )));
+        }
+        if let Some(writer) = &mut self.writer {
+            writer.sync()?;
+            self.safe = writer.synced();
+        }
+        self.stream.report(self.safe, ask).await?;
+        self.note.received = show_lsn(self.safe);
+        if let Some((end, at)) = self.heard
+            && end <= self.safe
+        {
+            self.note.complete_until = server_time(at).max(self.note.complete_until);
+            self.note.complete_at = show_lsn(self.safe);
+        }
+        if self.noted.elapsed() >= NOTE {
+            self.note.write(self.store)?;
+            self.noted = Instant::now();
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZE: u64 = 16 << 20;
+
+    fn listing(complete: &[(u32, u64)], partial: &[(u32, u64)]) -> Listing {
+        let segment = |&(timeline, number): &(u32, u64)| Segment { timeline, number };
+        Listing {
+            segments: complete.iter().map(|s| (segment(s), 1)).collect(),
+            partial: partial.iter().map(segment).collect(),
+            ..Listing::default()
+        }
+    }
+
+    #[test]
+    fn it_goes_on_behind_what_is_there_along_the_servers_history() {
+        let first = History::first(1);
+        let at = |listing: &Listing, history: &History| {
+            resume(listing, history, SIZE).map(|(timeline, position)| (timeline, position / SIZE))
+        };
+        assert_eq!(at(&listing(&[], &[]), &first), None);
+        assert_eq!(at(&listing(&[(1, 3), (1, 4)], &[]), &first), Some((1, 5)));
+        assert_eq!(at(&listing(&[(1, 3)], &[(1, 4)]), &first), Some((1, 4)));
+        assert_eq!(at(&listing(&[(1, 4)], &[(1, 2)]), &first), Some((1, 5)));
+        assert_eq!(at(&listing(&[], &[(1, 4)]), &first), Some((1, 4)));
+
+        // Left in the middle of segment 5, after which the old server wrote on in vain.
+        let left = format!("1\t{}\tx", show_lsn(5 * SIZE + 100));
+        let second = History::parse(2, &left).unwrap();
+        assert_eq!(at(&listing(&[(1, 3)], &[(1, 4)]), &second), Some((1, 4)));
+        assert_eq!(at(&listing(&[(1, 4)], &[(1, 5)]), &second), Some((1, 5)));
+        assert_eq!(at(&listing(&[(1, 8)], &[(1, 9)]), &second), None);
+        assert_eq!(at(&listing(&[(1, 4), (1, 8)], &[]), &second), Some((1, 5)));
+        assert_eq!(at(&listing(&[(1, 8), (2, 5)], &[]), &second), Some((2, 6)));
+        let even = format!("1\t{}\tx", show_lsn(5 * SIZE));
+        let even = History::parse(2, &even).unwrap();
+        assert_eq!(at(&listing(&[(1, 4)], &[]), &even), Some((2, 5)));
+    }
+
+    #[test]
+    fn a_slot_has_a_name_that_servers_take() {
+        assert_eq!(slot_name("K1-prod.2"), "k1ops_k1_prod_2");
+    }
+}

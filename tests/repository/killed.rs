@@ -1,0 +1,88 @@
+//! Uploads that are killed at random: nobody ever sees an archive that is not whole, and what is
+//! left in the store goes with the next backup.
+//!
+//! `K1OPS_TEST_KILLS` says how often; `scripts/kills` does it a hundred times.
+
+use crate::commands::filled;
+use crate::scratch::Scratch;
+use crate::servers::{MAKES, Server};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+fn times() -> u32 {
+    let wanted = std::env::var("K1OPS_TEST_KILLS").ok();
+    wanted.and_then(|text| text.parse().ok()).unwrap_or(10)
+}
+
+/// Runs a backup, and kills it after some time unless it has ended; answers whether it was killed.
+fn killed_backup(scratch: &Scratch, after: Duration) -> bool {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_k1ops"))
+        .current_dir(scratch.path())
+        .env("DOCKER_HOST", "unix:///nowhere/docker.sock")
+        .args(["backup"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let begun = Instant::now();
+    while begun.elapsed() < after {
+        if child.try_wait().unwrap().is_some() {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap().code().is_none()
+}
+
+#[test]
+fn nobody_sees_an_archive_that_is_not_whole() {
+    for make in MAKES {
+        let server = Server::start(make);
+        let scratch = server.stack();
+        filled(&scratch);
+        let begun = Instant::now();
+        scratch.run(&["backup"]).done();
+        let usual = begun.elapsed();
+        let (mut killed, mut leftovers) = (0, 0);
+        for _ in 0..times() {
+            let after = usual.mul_f64(fastrand::f64() * 1.1);
+            killed += u32::from(killed_backup(&scratch, after));
+            leftovers += server.uploads().len();
+            let listed = scratch.run(&["list", "--json"]).done().json();
+            let archives = listed["archives"].as_array().unwrap();
+            let good = |state: &str| archives.iter().filter(|a| a["state"] == state).count();
+            assert_eq!(
+                good("good") + good("incomplete"),
+                archives.len(),
+                "{listed}"
+            );
+            assert!(
+                good("incomplete") <= 1,
+                "the next backup removes it: {listed}"
+            );
+        }
+        println!(
+            "{make:?}: {killed} of {} killed, {leftovers} uploads were left",
+            times()
+        );
+        assert!(killed > 0);
+        scratch.run(&["backup"]).done();
+        assert_eq!(server.uploads(), [""; 0]);
+        let objects = server.objects();
+        assert!(
+            !objects.iter().any(|name| has_end(name, "lock")),
+            "{objects:?}"
+        );
+        for name in objects.iter().filter(|name| has_end(name, "tar")) {
+            let name = name.rsplit_once('/').unwrap().1;
+            scratch.run(&["verify", name]).done();
+        }
+    }
+}
+
+fn has_end(name: &str, end: &str) -> bool {
+    std::path::Path::new(name)
+        .extension()
+        .is_some_and(|found| found == end)
+}

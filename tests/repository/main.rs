@@ -1,0 +1,20 @@
+//! Repositories: one contract over a folder and two S3 servers of different make, the commands on
+//! both servers, and uploads that are killed.
+//!
+//! The servers are moto (Python) and the Versity S3 gateway (Go); `scripts/test` installs them. What
+//! the servers hold is asked with boto3, which knows nothing of k1ops.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "tests may stop at the first surprise, their helpers too, and say what they saw"
+)]
+
+mod commands;
+mod contract;
+mod killed;
+#[path = "../scratch/mod.rs"]
+mod scratch;
+mod servers;
