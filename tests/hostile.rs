@@ -25,6 +25,7 @@ use k1ops::repository::Name;
 use k1ops::restore::Part;
 use k1ops::restore::journal::Journal;
 use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
 use scratch::Scratch;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
@@ -87,8 +88,8 @@ impl Parts {
 
     fn bytes(mut self) -> Vec<u8> {
         let mut tar = Vec::new();
-        let mtime = self.manifest.header.started_at.timestamp();
-        let mtime = u64::try_from(mtime).unwrap();
+        // A forged manifest may begin before 1970, which a tar header cannot say.
+        let mtime = u64::try_from(self.manifest.header.started_at.timestamp()).unwrap_or_default();
         for (index, piece) in self.pieces.iter().enumerate() {
             if self.place {
                 self.manifest.members[index].offset = tar.len() as u64 + 512;
@@ -508,7 +509,11 @@ fn examine(bytes: &[u8]) -> Result<(), ErrorKind> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig {
+        cases: 200,
+        failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("regressions"))),
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn an_archive_with_anything_changed_is_bad_data_and_no_panic(
@@ -541,10 +546,7 @@ proptest! {
             "{{\"sha256\":\"{}\",\"manifest\":{changed}}}", hex::encode(Sha256::digest(&changed))
         );
         let Ok(changed) = Manifest::unseal(sealed.as_bytes()) else { return Ok(()) };
-        let mut parts = parts_of(bytes, manifest);
-        parts.manifest = changed;
-        parts.place = false;
-        let _ = examine(&parts.bytes());
+        let _ = examine(&with_manifest(bytes, manifest, changed));
     }
 
     #[test]
@@ -580,6 +582,38 @@ fn parts_of(bytes: &[u8], manifest: &Manifest) -> Parts {
     std::fs::write(&path, bytes).unwrap();
     assert_eq!(manifest, Archive::open(&path).unwrap().manifest());
     Parts::of(&path)
+}
+
+/// The same archive under another manifest.
+fn with_manifest(bytes: &[u8], manifest: &Manifest, changed: Manifest) -> Vec<u8> {
+    let mut parts = parts_of(bytes, manifest);
+    parts.manifest = changed;
+    parts.place = false;
+    parts.bytes()
+}
+
+#[test]
+fn a_backup_of_any_year_is_listed_and_read() {
+    let (_, bytes, manifest) = sample();
+    for started_at in [
+        chrono::DateTime::<chrono::Utc>::MIN_UTC,
+        "0000-01-01T00:00:00Z".parse().unwrap(),
+        "1969-12-31T23:59:59Z".parse().unwrap(),
+        chrono::DateTime::<chrono::Utc>::MAX_UTC,
+    ] {
+        let mut changed = manifest.clone();
+        changed.header.started_at = started_at;
+        let scratch = Scratch::new();
+        std::fs::create_dir_all(scratch.backups()).unwrap();
+        let place = scratch.backups().join(sample().0.file_name().unwrap());
+        std::fs::write(&place, with_manifest(bytes, manifest, changed)).unwrap();
+        let place = place.to_str().unwrap();
+        for args in [&["list"][..], &["verify", place], &["prune", "--dry-run"]] {
+            let (code, said) = in_little_memory(&scratch, args);
+            assert_ne!(code, Some(101), "{started_at}: {args:?}: {said}");
+            assert!(!said.contains("panicked"), "{started_at}: {args:?}: {said}");
+        }
+    }
 }
 
 fn config(text: &str) {
