@@ -21,8 +21,6 @@ pub enum ExitCode {
     Refused,
     /// Interrupted, and everything is as before.
     Interrupted,
-    /// What a program that k1ops only stands in for has ended with. No command answers it.
-    Program(u8),
 }
 
 impl ExitCode {
@@ -38,7 +36,6 @@ impl ExitCode {
             Self::Locked => 5,
             Self::Refused => 6,
             Self::Interrupted => 130,
-            Self::Program(code) => code,
         }
     }
 }

@@ -177,7 +177,7 @@ def unpacked(bench, say):
     """What k1ops wrote has to be a data directory that PostgreSQL's own judge accepts."""
     bench.remove("pgdata")
     folder = bench.out("pgdata")
-    done = bench.run(f"{q(bench.k1ops)} -q restore {q(bench.out('physical.tar'))} --to {q(folder)}", cwd=bench.stack(MAIN))
+    done = bench.run(f"{q(bench.k1ops)} -q restore {q(bench.out('physical.tar'))} --into {q(folder)}", cwd=bench.stack(MAIN))
     bench.run(f"pg_verifybackup -q {q(folder)}")
     bench.remove("pgdata")
-    say(f"k1ops restore --to: {done.wall:.2f} s, {done.cpu:.2f} s CPU; pg_verifybackup accepts it")
+    say(f"k1ops restore --into: {done.wall:.2f} s, {done.cpu:.2f} s CPU; pg_verifybackup accepts it")

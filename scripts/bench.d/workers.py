@@ -4,7 +4,8 @@ task, through one worker process, on one server of tier 2 that `k1ops start` bri
 Both run the same program for each task and answer how it ended. k1ops writes its rows of the K1 tables
 besides. The workflows wait in the server before the worker starts; the time is the server's own, from the
 first task that a worker took to the last workflow that completed, so the start of neither is counted. Of the
-worker's memory the peak of its processes together is taken.
+worker's memory the peak of its processes together is taken. The floor is what the server alone takes: no worker
+can be faster than all CPUs together do the server's part.
 """
 
 import concurrent.futures
@@ -21,6 +22,7 @@ import measure
 
 TASK, WORKFLOW = "bench_agent", "bench_worker"
 LIMIT = 900
+WARM_UP = 3
 PYTHON_WORKER = pathlib.Path(__file__).with_name("python_worker.py")
 
 
@@ -91,13 +93,15 @@ def workers(bench, count, rounds, threads, say):
     ground.k1ops("start")
     try:
         ground.define()
-        # The server's own code is compiled while it works, so the first run of all is not counted.
-        measured(ground, [str(part) for part in both["conductor-python"]], count)
+        # The server's own code is compiled while it works, so the first runs are not counted.
+        for _ in range(WARM_UP):
+            measured(ground, [str(part) for part in both["conductor-python"]], count)
         for number in range(rounds):
             for name, command in list(both.items())[:: 1 if number % 2 == 0 else -1]:
                 run = measured(ground, [str(part) for part in command], count)
                 runs[name].append(run)
-                say(f"round {number + 1}: {name}: {count / run['seconds']:.0f} workflows/s, {run['peak_mib']:.0f} MiB")
+                say(f"round {number + 1}: {name}: {count / run['seconds']:.0f} workflows/s, {run['peak_mib']:.0f} MiB, "
+                    f"CPU of the server {run['server_cpu_ms']:.1f} and of everything {run['cpu_ms']:.1f} ms for each")
     finally:
         ground.k1ops("stop")
     return {"workflows": count, "threads": threads, "runs": {name: summary(done, count) for name, done in runs.items()}}
@@ -105,6 +109,7 @@ def workers(bench, count, rounds, threads, say):
 
 def measured(ground, command, count):
     ids = ground.enqueue(count)
+    cpu, server_cpu = cpu_of_all(), cpu_of_servers()
     worker = subprocess.Popen(command, cwd=ground.folder, env=ground.environment, stdin=subprocess.DEVNULL,
                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     peak, deadline = 0, time.monotonic() + LIMIT
@@ -113,7 +118,9 @@ def measured(ground, command, count):
             if worker.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit(f"{command[0]} ended or took more than {LIMIT} s")
             peak = max(peak, memory_of(worker.pid))
-            time.sleep(0.1)
+            # To list what runs costs the server as much as a task.
+            time.sleep(0.5)
+        cpu, server_cpu = cpu_of_all() - cpu, cpu_of_servers() - server_cpu
     finally:
         os.killpg(worker.pid, signal.SIGTERM)
         try:
@@ -121,7 +128,27 @@ def measured(ground, command, count):
         except subprocess.TimeoutExpired:
             os.killpg(worker.pid, signal.SIGKILL)
             worker.wait()
-    return {"seconds": ground.times(ids) / 1000, "peak_mib": peak / 1024}
+    return {"seconds": ground.times(ids) / 1000, "peak_mib": peak / 1024,
+            "cpu_ms": 1000 * cpu / count, "server_cpu_ms": 1000 * server_cpu / count}
+
+
+def cpu_of_all():
+    """CPU seconds of this machine: of users, their niced work, the system and its interrupts."""
+    fields = pathlib.Path("/proc/stat").read_text().split("\n", 1)[0].split()
+    return sum(int(fields[at]) for at in (1, 2, 3, 6, 7)) / os.sysconf("SC_CLK_TCK")
+
+
+def cpu_of_servers():
+    """CPU seconds of all servers that run here, of which the benchmark's is the only one that works."""
+    seconds = 0
+    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        try:
+            name, fields = stat.read_text().split("(", 1)[1].rsplit(")", 1)
+        except OSError:
+            continue
+        if name == "java":
+            seconds += sum(map(int, fields.split()[11:13])) / os.sysconf("SC_CLK_TCK")
+    return seconds
 
 
 def memory_of(pid):
@@ -137,4 +164,5 @@ def memory_of(pid):
 
 def summary(runs, count):
     return {"seconds": measure.spread([r["seconds"] for r in runs]), "per_second": round(count / sorted(r["seconds"] for r in runs)[len(runs) // 2], 1),
-            "peak_mib": round(max(r["peak_mib"] for r in runs), 1)}
+            "peak_mib": round(max(r["peak_mib"] for r in runs), 1),
+            "server_cpu_ms": measure.spread([r["server_cpu_ms"] for r in runs]), "cpu_ms": measure.spread([r["cpu_ms"] for r in runs])}

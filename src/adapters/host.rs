@@ -54,6 +54,25 @@ pub fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
+/// How many processors other work of this host would use now if it got them, on average over some
+/// 20 ms, for which this blocks. None where the kernel does not say.
+#[must_use]
+pub fn busy_processors() -> usize {
+    const LOOKS: usize = 10;
+    const PAUSE: Duration = Duration::from_millis(2);
+    let runnable = || -> Option<usize> {
+        // "0.20 0.18 0.12 3/614 11206": three tasks run or wait for a processor, this one among them.
+        let text = std::fs::read_to_string("/proc/loadavg").ok()?;
+        let (now, _) = text.split_whitespace().nth(3)?.split_once('/')?;
+        Some(now.parse::<usize>().ok()?.saturating_sub(1))
+    };
+    let looks = (0..LOOKS).map(|_| {
+        std::thread::sleep(PAUSE);
+        runnable().unwrap_or_default()
+    });
+    (looks.sum::<usize>() + LOOKS / 2) / LOOKS
+}
+
 /// A kernel setting such as `vm.max_map_count`.
 #[must_use]
 pub fn kernel_setting(name: &str) -> Option<u64> {

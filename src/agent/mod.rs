@@ -14,4 +14,4 @@ pub use definition::{Agent, Agents, Listed};
 pub use gate::{Threshold, Verdict};
 pub use record::{Begun, BrokenOff, Recorder, Source, broken_off};
 pub use report::{Measured, Report};
-pub use run::{Assignment, Line, Outcome, Stream, run};
+pub use run::{Assignment, Line, Outcome, Runner, Stream};

@@ -21,7 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(180);
 #[derive(Debug, Clone)]
 pub(super) enum Row {
     Workflow(NewWorkflow),
-    Start(AgentStart),
+    /// An agent's, and its workflow's if that is not there yet; answers the workflow's id.
+    Begin(NewWorkflow, AgentStart),
     Metric(NewMetric),
     Gate(NewGate),
     Finish(Uuid, AgentFinish),
@@ -114,14 +115,19 @@ async fn write_all(store: &mut Store, waiting: Vec<Waiting>) -> bool {
             }
             true
         }
-        Err(error) if waiting.len() == 1 || error.kind() == ErrorKind::Failed => {
+        Err(error) if waiting.len() == 1 => {
             let is_fit = error.kind() != ErrorKind::Failed;
-            for one in waiting {
-                let _ = one
-                    .written
-                    .send(Err(Error::new(error.kind(), error.to_string())));
+            if let Some(one) = waiting.into_iter().next() {
+                let _ = one.written.send(Err(error));
             }
             is_fit
+        }
+        Err(error) if error.kind() == ErrorKind::Failed => {
+            for one in waiting {
+                let said = Error::failed(error.to_string());
+                let _ = one.written.send(Err(said));
+            }
+            false
         }
         Err(_) => {
             for one in waiting {
@@ -166,7 +172,11 @@ async fn write(store: &mut Store, all: impl Iterator<Item = &[Row]>) -> Result<V
 async fn one(store: &Store, row: Row) -> Result<Uuid> {
     match row {
         Row::Workflow(row) => store.ensure_workflow(row).await,
-        Row::Start(row) => store.start_agent_execution(row).await,
+        Row::Begin(workflow, mut agent) => {
+            agent.workflow_id = store.ensure_workflow(workflow).await?;
+            store.start_agent_execution(agent.clone()).await?;
+            Ok(agent.workflow_id)
+        }
         Row::Metric(row) => store.record_metric(row).await,
         Row::Gate(row) => store.record_gate(row).await,
         Row::Finish(id, row) => store.finish_agent_execution(id, row).await.map(|()| id),

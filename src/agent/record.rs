@@ -13,9 +13,7 @@ use crate::stack::Stack;
 use crate::store::{AgentFinish, AgentStart, AgentStatus, NewGate, NewMetric, NewWorkflow};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use tokio::sync::Mutex;
 use uuid::Uuid;
 
 /// What asked for a workflow.
@@ -36,6 +34,16 @@ impl Source {
             metadata: Some(serde_json::json!({ "plan": name })),
         }
     }
+
+    /// The row of a workflow that it asked for: by one id here and in Conductor, where Conductor's
+    /// is fit for it.
+    fn workflow(&self, execution_id: &str) -> NewWorkflow {
+        let mut row = NewWorkflow::new(execution_id);
+        row.workflow_id = execution_id.parse().unwrap_or(row.workflow_id);
+        row.source.clone_from(&self.source);
+        row.custom_metadata.clone_from(&self.metadata);
+        row
+    }
 }
 
 /// Writes rows.
@@ -43,7 +51,6 @@ impl Source {
 pub struct Recorder {
     stack: Stack,
     queue: Queue,
-    workflows: Mutex<HashMap<String, Uuid>>,
 }
 
 /// A run that has begun and whose end is to be recorded.
@@ -68,6 +75,7 @@ pub struct BrokenOff {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Note {
     owner: Option<Identity>,
+    workflow: NewWorkflow,
     start: AgentStart,
     conductor_task: Option<String>,
     answer: Option<Value>,
@@ -80,43 +88,31 @@ impl Recorder {
         Ok(Self {
             stack: stack.clone(),
             queue: Queue::open(stack, events).await?,
-            workflows: Mutex::default(),
         })
     }
 
-    /// The id of the row of this workflow, which is made if there is none.
-    pub async fn workflow(&self, execution_id: &str, source: &Source) -> Result<Uuid> {
-        if let Some(id) = self.workflows.lock().await.get(execution_id) {
-            return Ok(*id);
-        }
-        let mut row = NewWorkflow::new(execution_id);
-        // One id for both, where Conductor's is fit for it.
-        row.workflow_id = execution_id.parse().unwrap_or(row.workflow_id);
-        row.source.clone_from(&source.source);
-        row.custom_metadata.clone_from(&source.metadata);
-        let id = self.queue.put(vec![Row::Workflow(row)]).await?;
-        let mut known = self.workflows.lock().await;
-        // A worker may run for years.
-        if known.len() > 10_000 {
-            known.clear();
-        }
-        known.insert(execution_id.to_owned(), id);
-        Ok(id)
+    /// Makes a row for this workflow if there is none.
+    pub async fn workflow(&self, execution_id: &str, source: &Source) -> Result<()> {
+        let row = source.workflow(execution_id);
+        self.queue.put(vec![Row::Workflow(row)]).await.map(drop)
     }
 
-    /// Records that `agent` begins, and names the folder for its files.
+    /// Records that `agent` begins, with its workflow if that has no row yet, and names the folder for
+    /// its files.
     pub async fn begin(
         &self,
-        workflow: Uuid,
+        source: &Source,
         agent: &Agent,
         assignment: &Assignment,
         conductor_task: Option<&str>,
     ) -> Result<Begun> {
-        let start = AgentStart::new(workflow, &assignment.task_id, &agent.name);
-        let begun = Begun {
+        let workflow = source.workflow(&assignment.workflow_id);
+        let start = AgentStart::new(workflow.workflow_id, &assignment.task_id, &agent.name);
+        let mut begun = Begun {
             folder: runs(&self.stack).join(start.execution_id.to_string()),
             note: Note {
                 owner: Identity::of(std::process::id()),
+                workflow: workflow.clone(),
                 start: start.clone(),
                 conductor_task: conductor_task.map(str::to_owned),
                 answer: None,
@@ -125,7 +121,9 @@ impl Recorder {
         };
         // The note first: a row that no note tells of would be RUNNING for ever.
         begun.note().await?;
-        self.queue.put(vec![Row::Start(start)]).await?;
+        let rows = vec![Row::Begin(workflow, start)];
+        // Somebody else may have recorded the workflow by another id.
+        begun.note.start.workflow_id = self.queue.put(rows).await?;
         Ok(begun)
     }
 
@@ -209,9 +207,11 @@ impl Recorder {
             ..AgentFinish::new(AgentStatus::Canceled)
         };
         // It may have been broken off before its row was there.
-        let start = Row::Start(begun.note.start.clone());
-        let finish = Row::Finish(begun.execution(), finish);
-        self.queue.put(vec![start, finish]).await?;
+        let rows = vec![
+            Row::Begin(begun.note.workflow.clone(), begun.note.start.clone()),
+            Row::Finish(begun.execution(), finish),
+        ];
+        self.queue.put(rows).await?;
         begun.note.is_recorded = true;
         begun.note().await
     }

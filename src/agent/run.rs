@@ -6,22 +6,18 @@ use super::log::BoundedLog;
 use super::report::Report;
 use super::template::{self, Values};
 use crate::adapters::fs;
-use crate::adapters::supervised::Supervised;
+use crate::adapters::supervised::{Hold, Program, Supervised, Supervisors, read_rest};
 use crate::error::{Context, Result};
 use crate::interrupt::Interrupt;
 use crate::store::AgentStatus;
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
-use std::ffi::OsString;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::process::Child;
 
 /// The largest result that is handed on; a larger one stays a file.
 const MOST_RESULT_BYTES: u64 = 256 << 10;
-/// How long output may still come after everything that could write it has ended.
-const LAST_OUTPUT: Duration = Duration::from_secs(2);
 /// More of a line is not shown while the agent works.
 const LONGEST_LINE: usize = 2000;
 
@@ -79,28 +75,39 @@ pub enum Stream {
 /// Who hears lines of output while the agent works.
 pub type Line<'a> = &'a (dyn Fn(Stream, &str) + Send + Sync);
 
-/// Runs `agent` in `folder`, which is made and holds the run's files. Raising `cancel` ends it.
-///
-/// That the agent fails is an [`Outcome`]; an error is that it could not be run at all.
-pub async fn run(
-    agent: &Agent,
-    assignment: &Assignment,
-    folder: &Path,
-    cancel: &Interrupt,
-    lines: Line<'_>,
-) -> Result<Outcome> {
-    let files = Files::create(folder, assignment)?;
-    let started_at = Utc::now();
-    let mut outcome = match program(agent, assignment, &files) {
-        Err(why) => Outcome::refused(started_at, format!("agent {}: {why}", agent.name)),
-        Ok(program) => {
-            let child = program.spawn()?;
-            follow(child, agent, cancel, lines, started_at).await?
-        }
-    };
-    outcome.take_files(&files)?;
-    outcome.judge(agent, assignment);
-    Ok(outcome)
+/// Runs agents.
+#[derive(Debug, Default)]
+pub struct Runner {
+    supervisors: Supervisors,
+}
+
+impl Runner {
+    /// Runs `agent` in `folder`, which is made and holds the run's files. Raising `cancel` ends it.
+    ///
+    /// That the agent fails is an [`Outcome`]; an error is that it could not be run at all.
+    pub async fn run(
+        &self,
+        agent: &Agent,
+        assignment: &Assignment,
+        folder: &Path,
+        cancel: &Interrupt,
+        lines: Line<'_>,
+    ) -> Result<Outcome> {
+        let files = Files::create(folder, assignment)?;
+        let started_at = Utc::now();
+        let mut outcome = match program(agent, assignment, &files) {
+            Err(why) => Outcome::refused(started_at, format!("agent {}: {why}", agent.name)),
+            Ok(program) => {
+                let mut program = self.supervisors.start(&program).await?;
+                let outcome = follow(&mut program, agent, cancel, lines, started_at).await?;
+                self.supervisors.keep(program);
+                outcome
+            }
+        };
+        outcome.take_files(&files)?;
+        outcome.judge(agent, assignment);
+        Ok(outcome)
+    }
 }
 
 /// The files of one run.
@@ -140,12 +147,12 @@ fn program(
         input: &assignment.input,
     };
     let config = &agent.config;
-    let mut command: Vec<OsString> = Vec::new();
+    let mut command = Vec::new();
     for argument in &config.command {
-        command.push(template::expand(argument, values)?.into());
+        command.push(template::expand(argument, values)?);
     }
     if !config.shell.is_empty() {
-        command = ["sh", "-c", &config.shell].map(OsString::from).into();
+        command = ["sh", "-c", &config.shell].map(str::to_owned).into();
     }
     let shown = |path: &Path| path.display().to_string();
     let mut environment = vec![
@@ -168,47 +175,38 @@ fn program(
     })
 }
 
-/// Follows the process to its end.
+/// Follows the program to its end.
 async fn follow(
-    mut child: Child,
+    program: &mut Program,
     agent: &Agent,
     cancel: &Interrupt,
     lines: Line<'_>,
     started_at: DateTime<Utc>,
 ) -> Result<Outcome> {
-    let rope = child.stdin.take();
-    let (mut stdout, mut stderr) = (child.stdout.take(), child.stderr.take());
-    let (mut out, mut err) = (BoundedLog::default(), BoundedLog::default());
-    let mut ended = None;
-    {
-        let reading = async {
-            tokio::join!(
-                read(stdout.as_mut(), &mut out, Stream::Out, lines),
-                read(stderr.as_mut(), &mut err, Stream::Err, lines)
-            );
-        };
-        tokio::pin!(reading);
-        let waiting = wait(&mut child, rope, agent, cancel);
-        tokio::pin!(waiting);
-        let mut is_read = false;
-        while ended.is_none() {
-            tokio::select! {
-                () = &mut reading, if !is_read => is_read = true,
-                end = &mut waiting => ended = Some(end?),
-            }
+    let Program {
+        stdout,
+        stderr,
+        hold,
+    } = program;
+    let mut out = Output::of(Stream::Out, lines);
+    let mut err = Output::of(Stream::Err, lines);
+    let (status, exit_code) = {
+        // Ends only where somebody killed the supervisor.
+        let reading = async { tokio::join!(out.read(stdout), err.read(stderr)) };
+        let waiting = wait(hold, agent, cancel);
+        tokio::pin!(reading, waiting);
+        tokio::select! {
+            _ = &mut reading => waiting.await?,
+            end = &mut waiting => end?,
         }
-        if !is_read {
-            let _ = tokio::time::timeout(LAST_OUTPUT, reading).await;
-        }
-    }
-    let (status, exit_code) = ended.unwrap_or((AgentStatus::Failed, None));
+    };
     Ok(Outcome {
         status,
         started_at,
         completed_at: Utc::now(),
         exit_code,
-        stdout: out.into_text(),
-        stderr: err.into_text(),
+        stdout: out.ended(stdout),
+        stderr: err.ended(stderr),
         report: Report::default(),
         result_file: None,
         result: None,
@@ -217,52 +215,77 @@ async fn follow(
     })
 }
 
-/// Waits for the end, and brings it about when it is time. `rope` is what holds the agent alive.
+/// Waits for the end, and brings it about when it is time.
 async fn wait(
-    child: &mut Child,
-    rope: Option<tokio::process::ChildStdin>,
+    hold: &mut Hold,
     agent: &Agent,
     cancel: &Interrupt,
 ) -> Result<(AgentStatus, Option<i32>)> {
-    let cannot = || format!("agent {} cannot be waited for", agent.name);
     let status = tokio::select! {
         biased;
-        ended = child.wait() => {
-            let code = ended.context(cannot)?.code();
+        ended = hold.ended() => {
+            let code = ended?;
             let well = code == Some(0);
             return Ok((if well { AgentStatus::Completed } else { AgentStatus::Failed }, code));
         }
         () = cancel.raised() => AgentStatus::Canceled,
         () = tokio::time::sleep(agent.timeout()) => AgentStatus::TimedOut,
     };
-    drop(rope);
-    let ended = child.wait().await.context(cannot)?;
-    Ok((status, ended.code()))
+    hold.let_go().await;
+    Ok((status, hold.ended().await?))
 }
 
-async fn read(
-    from: Option<&mut (impl AsyncRead + Unpin)>,
-    log: &mut BoundedLog,
+/// One of a program's two streams of output, as far as it was read.
+struct Output<'a> {
     stream: Stream,
-    lines: Line<'_>,
-) {
-    let Some(from) = from else { return };
-    let mut buffer = vec![0; 32 << 10];
-    let mut line = Vec::new();
-    // A pipe that cannot be read has ended.
-    while let Ok(count @ 1..) = from.read(&mut buffer).await {
-        log.push(&buffer[..count]);
-        for piece in buffer[..count].split_inclusive(|&b| b == b'\n') {
-            let room = LONGEST_LINE.saturating_sub(line.len());
-            line.extend_from_slice(&piece[..room.min(piece.len())]);
+    lines: Line<'a>,
+    log: BoundedLog,
+    /// The line that has not ended yet.
+    line: Vec<u8>,
+}
+
+impl<'a> Output<'a> {
+    fn of(stream: Stream, lines: Line<'a>) -> Self {
+        Self {
+            stream,
+            lines,
+            log: BoundedLog::default(),
+            line: Vec::new(),
+        }
+    }
+
+    async fn read(&mut self, from: &mut (impl AsyncRead + Unpin)) {
+        let mut buffer = vec![0; 32 << 10];
+        // A pipe that cannot be read has ended.
+        while let Ok(count @ 1..) = from.read(&mut buffer).await {
+            self.take(&buffer[..count]);
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        self.log.push(bytes);
+        for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
+            let room = LONGEST_LINE.saturating_sub(self.line.len());
+            self.line.extend_from_slice(&piece[..room.min(piece.len())]);
             if piece.ends_with(b"\n") {
-                lines(stream, String::from_utf8_lossy(&line).trim_end());
-                line.clear();
+                self.tell();
             }
         }
     }
-    if !line.is_empty() {
-        lines(stream, String::from_utf8_lossy(&line).trim_end());
+
+    fn tell(&mut self) {
+        let line = String::from_utf8_lossy(&self.line);
+        (self.lines)(self.stream, line.trim_end());
+        self.line.clear();
+    }
+
+    /// All that was kept of it, once nobody writes any more.
+    fn ended(mut self, pipe: &impl AsFd) -> String {
+        read_rest(pipe, |bytes| self.take(bytes));
+        if !self.line.is_empty() {
+            self.tell();
+        }
+        self.log.into_text()
     }
 }
 

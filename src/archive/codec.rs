@@ -48,6 +48,16 @@ impl CodecSettings {
         }
     }
 
+    /// The same for the pages of a database server, where long values are compressed already: level 0
+    /// is zstd 2, which takes two thirds of the time of 3 for 3 % more.
+    #[must_use]
+    pub fn of_pages(compression: Compression, level: i32) -> Self {
+        match (compression, level) {
+            (Compression::Zstd, 0) => Self::of(compression, ZSTD_LEVEL_OF_PAGES),
+            _ => Self::of(compression, level),
+        }
+    }
+
     /// Compresses `raw` into one frame.
     pub fn compress(self, raw: &[u8]) -> Result<Vec<u8>> {
         match self.codec {
@@ -60,6 +70,7 @@ impl CodecSettings {
 
 /// The default level of zstd.
 const ZSTD_LEVEL: i32 = 3;
+const ZSTD_LEVEL_OF_PAGES: i32 = 2;
 
 /// What the default level does differently from the library's own level 3, found by measuring rows
 /// of Conductor's tables: a window over the whole part, and more and longer matches to choose from.

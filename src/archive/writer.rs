@@ -75,7 +75,7 @@ struct Stored {
 
 impl Writer {
     /// Begins an archive in a file at `place`, which must be free, with up to `jobs` compressing
-    /// threads.
+    /// threads. With one, nothing is read while something is compressed.
     pub fn create(
         place: &Path,
         header: Header,
@@ -96,7 +96,7 @@ impl Writer {
         settings: CodecSettings,
         jobs: usize,
     ) -> Result<Self> {
-        let slots = jobs.max(1) * 2;
+        let slots = if jobs > 1 { jobs * 2 } else { 1 };
         // Each slot may hold a part raw and, for a moment, compressed as well.
         let part_size = (MEMORY / (slots * 2)).clamp(SMALLEST_PART, LARGEST_PART);
         let (tape, mut messages) = mpsc::channel(2);
@@ -166,6 +166,9 @@ impl Writer {
             // A closed channel means that the tape has failed, which is reported from there.
             let _ = tape.blocking_send(message);
         });
+        if self.0.slots == 1 {
+            self.settle().await?;
+        }
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! What a backup would do, as a value: nothing is opened, locked or written to make it.
 
+use crate::adapters::host;
 use crate::archive::{CodecSettings, LeftOut};
 use crate::config::{Compression, Encryption};
 use crate::error::{Error, Result};
@@ -103,7 +104,13 @@ pub fn plan(stack: &Stack, options: &BackupOptions, purpose: Purpose) -> Result<
     }
     let configured = &stack.config.backup;
     let compression = options.compression.unwrap_or(configured.compression);
+    let wanted = options.jobs.unwrap_or(configured.jobs);
     let level = options.level.unwrap_or(configured.level);
+    let codec = if options.physical {
+        CodecSettings::of_pages(compression, level)
+    } else {
+        CodecSettings::of(compression, level)
+    };
     Ok(BackupPlan {
         stack: stack.name.clone(),
         started_at,
@@ -111,8 +118,11 @@ pub fn plan(stack: &Stack, options: &BackupOptions, purpose: Purpose) -> Result<
         sources,
         left_out: left_out(stack),
         names: Names::new(stack.config.docker.prefix.clone()),
-        jobs: jobs(options.jobs.unwrap_or(configured.jobs)),
-        codec: CodecSettings::of(compression, level),
+        jobs: match purpose {
+            Purpose::Backup if wanted == 0 => idle_processors(),
+            _ => jobs(wanted),
+        },
+        codec,
         verify_fully: options.verify_fully,
     })
 }
@@ -123,7 +133,14 @@ pub fn jobs(wanted: usize) -> usize {
     if wanted > 0 {
         return wanted;
     }
-    std::thread::available_parallelism().map_or(2, std::num::NonZero::get)
+    host::processors()
+}
+
+/// One job for each CPU that other work on this host leaves idle now: a backup that takes every CPU
+/// from a busy server is felt by all its users.
+fn idle_processors() -> usize {
+    let idle = host::processors().saturating_sub(host::busy_processors());
+    idle.max(1)
 }
 
 /// Everything of the stack that holds data or describes it.

@@ -1,7 +1,7 @@
 //! `k1ops agent`.
 
 use super::{Context, read_input};
-use crate::agent::{self, Agents, Assignment, Listed, Outcome, Recorder, Source};
+use crate::agent::{Agents, Assignment, Listed, Outcome, Recorder, Runner, Source};
 use crate::error::Result;
 use crate::exit_code::ExitCode;
 use crate::store::AgentStatus;
@@ -89,19 +89,13 @@ async fn run_one(args: RunArgs, context: &Context) -> Result<ExitCode> {
         source: "DIRECT".to_owned(),
         metadata: None,
     };
-    let workflow = recorder.workflow(&assignment.workflow_id, &source).await?;
-    let mut begun = recorder.begin(workflow, agent, &assignment, None).await?;
+    let mut begun = recorder.begin(&source, agent, &assignment, None).await?;
     let ui = context.ui.clone();
     let lines = move |_, line: &str| ui.say(&ui::printable(line));
-    let outcome = match agent::run(
-        agent,
-        &assignment,
-        &begun.folder,
-        &context.interrupt,
-        &lines,
-    )
-    .await
-    {
+    let runner = Runner::default();
+    let interrupt = &context.interrupt;
+    let run = runner.run(agent, &assignment, &begun.folder, interrupt, &lines);
+    let outcome = match run.await {
         Ok(outcome) => outcome,
         Err(error) => {
             recorder.break_off(&mut begun, &error.to_string()).await?;

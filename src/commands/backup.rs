@@ -35,7 +35,7 @@ pub struct BackupArgs {
     /// FOLDER`, and it is what a point in time is recovered from.
     #[arg(long)]
     physical: bool,
-    /// Use this many connections and compressing threads
+    /// Use this many connections and compressing threads [default: one for each idle CPU]
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
     /// Read every byte back after writing, not only the structure

@@ -39,16 +39,6 @@ pub(super) fn detached(args: &DetachedArgs) -> Result<ExitCode> {
     ))
 }
 
-/// Run a program and end it with everything it started
-#[derive(Debug, clap::Args)]
-pub struct SupervisedArgs {
-    /// Run in this folder
-    #[arg(long)]
-    folder: PathBuf,
-    #[command(flatten)]
-    limited: LimitedArgs,
-}
-
 /// Become a program that may use only so much
 #[derive(Debug, clap::Args)]
 pub struct LimitedArgs {
@@ -80,11 +70,10 @@ impl LimitedArgs {
     }
 }
 
-/// Runs the program; the process ends with its exit code.
-pub(super) fn supervised(args: &SupervisedArgs) -> Result<ExitCode> {
-    let limits = args.limited.limits();
-    let code = supervise(&args.folder, limits, &args.limited.command)?;
-    Ok(ExitCode::Program(code))
+/// Runs the programs that another k1ops asks for.
+pub(super) fn supervisor() -> Result<ExitCode> {
+    supervise()?;
+    Ok(ExitCode::Done)
 }
 
 /// Becomes the program; returns only if that fails.

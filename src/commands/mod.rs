@@ -12,6 +12,7 @@ mod init;
 mod internal;
 mod list;
 mod logs;
+mod man;
 mod metrics;
 mod notify;
 mod prune;
@@ -99,10 +100,13 @@ pub enum Command {
     Completions(completions::CompletionsArgs),
     #[command(name = "__detached", hide = true)]
     Detached(internal::DetachedArgs),
-    #[command(name = "__supervised", hide = true)]
-    Supervised(internal::SupervisedArgs),
+    /// Run programs and end them with everything they started
+    #[command(name = "__supervisor", hide = true)]
+    Supervisor,
     #[command(name = "__limited", hide = true)]
     Limited(internal::LimitedArgs),
+    #[command(name = "__man", hide = true)]
+    Man(man::ManArgs),
     #[command(name = "__prepare-fast-start", hide = true)]
     PrepareFastStart(internal::PrepareArgs),
 }
@@ -227,7 +231,8 @@ async fn dispatch(command: Command, context: Context) -> Result<ExitCode> {
         Command::Demo(args) => demo::run(args, &context).await,
         Command::Completions(args) => completions::run(&args, &context),
         Command::Detached(args) => internal::detached(&args),
-        Command::Supervised(args) => internal::supervised(&args),
+        Command::Supervisor => internal::supervisor(),
+        Command::Man(args) => man::run(&args),
         Command::Limited(args) => internal::limited(&args),
         Command::PrepareFastStart(args) => internal::prepare(args, &context).await,
     }

@@ -176,7 +176,7 @@ pub struct Backup {
     pub compression: Compression,
     /// Compression level; 0: the algorithm's default here (zstd 3, gzip 6).
     pub level: i32,
-    /// Connections and compression threads; 0: one for each CPU.
+    /// Connections and compression threads; 0: one for each idle CPU.
     pub jobs: usize,
     /// Which archives `k1ops prune` keeps.
     pub keep: Keep,

@@ -6,7 +6,7 @@ use super::file::{Plan, PlanTask};
 use crate::adapters::fs;
 use crate::adapters::process::{Identity, Signal};
 use crate::agent::{
-    self, Agent, Agents, Assignment, Outcome, Recorder, Source, Stream, broken_off,
+    Agent, Agents, Assignment, Outcome, Recorder, Runner, Source, Stream, broken_off,
 };
 use crate::error::{Context, Error, Result};
 use crate::event::Events;
@@ -257,9 +257,9 @@ pub async fn run_locally(
     run.plan.check(agents)?;
     let recorder = Arc::new(Recorder::open(stack, events).await?);
     close_broken_off(stack, &recorder).await?;
-    let workflow = recorder
-        .workflow(&run.id, &Source::plan(&run.plan.name))
-        .await?;
+    let runner = Arc::new(Runner::default());
+    let source = Source::plan(&run.plan.name);
+    recorder.workflow(&run.id, &source).await?;
     run.owner = Identity::of(std::process::id());
     run.save(stack)?;
     events.note(format!("workflow {}", run.id));
@@ -273,7 +273,8 @@ pub async fn run_locally(
         {
             let job = Job {
                 recorder: recorder.clone(),
-                workflow,
+                runner: runner.clone(),
+                source: source.clone(),
                 agent: agents.named(&task.agent)?.clone(),
                 assignment: run.assignment(&task),
                 cancel: cancel.clone(),
@@ -325,7 +326,8 @@ async fn close_broken_off(stack: &Stack, recorder: &Recorder) -> Result<()> {
 /// One task with all its tries.
 struct Job {
     recorder: Arc<Recorder>,
-    workflow: Uuid,
+    runner: Arc<Runner>,
+    source: Source,
     agent: Agent,
     assignment: Assignment,
     cancel: Interrupt,
@@ -358,10 +360,13 @@ impl Job {
             ..
         } = self;
         let mut begun = recorder
-            .begin(self.workflow, agent, assignment, None)
+            .begin(&self.source, agent, assignment, None)
             .await?;
         let quiet = |_: Stream, _: &str| {};
-        match agent::run(agent, assignment, &begun.folder, cancel, &quiet).await {
+        let run = self
+            .runner
+            .run(agent, assignment, &begun.folder, cancel, &quiet);
+        match run.await {
             Ok(outcome) => {
                 recorder.finish(&mut begun, &outcome, None).await?;
                 Recorder::forget(&begun)?;

@@ -11,7 +11,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 /// A workflow that is to be recorded.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NewWorkflow {
     /// The workflow's id.
     pub workflow_id: Uuid,

@@ -1,7 +1,7 @@
 //! One task from its taking to its answer.
 
 use super::Worker;
-use crate::agent::{self, Agent, Assignment, Begun, Outcome, Recorder, Source, Threshold};
+use crate::agent::{Agent, Assignment, Begun, Outcome, Recorder, Source, Stream, Threshold};
 use crate::conductor::{Task, TaskResult};
 use crate::error::{Context, Result};
 use crate::interrupt::Interrupt;
@@ -131,9 +131,11 @@ pub(super) async fn run(worker: Arc<Worker>, task: Task, slot: Option<OwnedSemap
     };
     match worker.answered.get(&task.task_id) {
         Some(answer) => drop(worker.deliver(&answer).await),
-        None if slot.is_some() => job.run().await,
-        // After the word to stop, or more than can be done soon.
-        None => job.hand_back(0).await,
+        None => match slot {
+            Some(slot) => job.run(slot).await,
+            // After the word to stop, or more than can be done soon.
+            None => job.hand_back(0).await,
+        },
     }
     worker.running.leave(&task);
 }
@@ -156,13 +158,13 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    async fn run(&self) {
+    async fn run(&self, slot: OwnedSemaphorePermit) {
         let Some(agent) = self.worker.agents.for_task(&self.task.task_type) else {
             self.hand_back(LATER).await;
             return;
         };
         let done = tokio::select! {
-            done = self.work(agent) => done,
+            done = self.work(agent, slot) => done,
             () = self.beat() => return,
         };
         if let Err(error) = done {
@@ -174,9 +176,13 @@ impl Job<'_> {
         }
     }
 
-    async fn work(&self, agent: &Agent) -> Result<()> {
+    async fn work(&self, agent: &Agent, slot: OwnedSemaphorePermit) -> Result<()> {
         let Worker {
-            recorder, client, ..
+            recorder,
+            runner,
+            client,
+            answers,
+            ..
         } = self.worker;
         let (assignment, source) = match self.assignment() {
             Ok(assigned) => assigned,
@@ -186,14 +192,11 @@ impl Job<'_> {
                 return client.update_task(&answer).await;
             }
         };
-        let workflow = recorder.workflow(&assignment.workflow_id, &source).await?;
         let task_id = Some(self.task.task_id.as_str());
-        let mut begun = recorder
-            .begin(workflow, agent, &assignment, task_id)
-            .await?;
-        let quiet = |_: agent::Stream, _: &str| {};
-        let run = agent::run(agent, &assignment, &begun.folder, &self.cancel, &quiet).await;
-        let outcome = match run {
+        let mut begun = recorder.begin(&source, agent, &assignment, task_id).await?;
+        let quiet = |_: Stream, _: &str| {};
+        let run = runner.run(agent, &assignment, &begun.folder, &self.cancel, &quiet);
+        let outcome = match run.await {
             Ok(outcome) => outcome,
             Err(error) => {
                 recorder.break_off(&mut begun, &error.to_string()).await?;
@@ -202,6 +205,8 @@ impl Job<'_> {
             }
         };
         self.tell(agent, &outcome);
+        let _answering = answers.acquire().await;
+        drop(slot);
         self.answer(agent, &mut begun, &outcome).await
     }
 

@@ -12,7 +12,7 @@ mod nudge;
 mod poll;
 
 use crate::adapters::fs::Lock;
-use crate::agent::{Agents, Recorder};
+use crate::agent::{Agents, Recorder, Runner};
 use crate::conductor::Client;
 use crate::error::{Error, Result};
 use crate::event::Events;
@@ -27,6 +27,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+
+/// Answers at once for each agent at once.
+const ANSWERS: usize = 4;
 
 /// How a worker works.
 #[derive(Debug, Clone)]
@@ -59,6 +62,7 @@ struct Worker {
     client: Client,
     agents: Agents,
     recorder: Recorder,
+    runner: Runner,
     /// How the server knows it.
     name: String,
     events: Events,
@@ -69,6 +73,8 @@ struct Worker {
     /// Agents at once, and a slot for each.
     jobs: usize,
     slots: Arc<Semaphore>,
+    /// Answers at once: an agent's slot is free for the next while its answer is given.
+    answers: Semaphore,
     running: Running,
     answered: Answered,
     nudges: Nudges,
@@ -83,6 +89,9 @@ struct Pace(AtomicU64);
 impl Pace {
     /// Tasks this short are taken ahead of time: asking for each would take as long as doing it.
     const SHORT: u64 = 250;
+    /// As much work is taken ahead, in milliseconds, and at most so many tasks.
+    const AHEAD: u64 = 500;
+    const MOST_AHEAD: u64 = 32;
 
     fn note(&self, took: Duration) {
         let took = u64::try_from(took.as_millis()).unwrap_or(u64::MAX / 4);
@@ -91,8 +100,18 @@ impl Pace {
             .store((before * 3 + took.max(1)) / 4, Ordering::Relaxed);
     }
 
-    fn is_fast(&self) -> bool {
-        (1..Self::SHORT).contains(&self.0.load(Ordering::Relaxed))
+    /// How many tasks to take beyond those for which `jobs` agents are free.
+    fn ahead(&self, jobs: usize) -> usize {
+        let pace = self.0.load(Ordering::Relaxed);
+        if !(1..Self::SHORT).contains(&pace) {
+            return 0;
+        }
+        let each = (Self::AHEAD / pace).clamp(1, Self::MOST_AHEAD);
+        let most = usize::try_from(Self::MOST_AHEAD).unwrap_or(jobs).max(jobs);
+        usize::try_from(each)
+            .unwrap_or(1)
+            .saturating_mul(jobs)
+            .min(most)
     }
 }
 
@@ -125,12 +144,14 @@ pub async fn run(
         client: Client::new(url)?,
         recorder: Recorder::open(stack, events).await?,
         agents,
+        runner: Runner::default(),
         name: name(),
         events: events.clone(),
         stop: stop.clone(),
         end: Interrupt::default(),
         jobs: options.jobs,
         slots: Arc::new(Semaphore::new(options.jobs)),
+        answers: Semaphore::new(options.jobs * ANSWERS),
         running: Running::default(),
         answered: Answered::default(),
         nudges: Nudges::default(),

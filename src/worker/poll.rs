@@ -87,8 +87,8 @@ impl Poller {
         jobs
     }
 
-    /// As many tasks as there are free slots, or of short tasks as many again, and at most the type's share unless it is rich. Waits
-    /// for a free slot; none when the worker is stopped.
+    /// As many tasks as there are free slots, and at most the type's share; of a type that is rich in
+    /// short tasks some more. Waits for a free slot; none when the worker is stopped.
     async fn wanted(&self, is_rich: bool) -> Option<usize> {
         let slots = &self.worker.slots;
         let free = tokio::select! {
@@ -98,8 +98,7 @@ impl Poller {
         };
         let Worker { pace, jobs, .. } = &*self.worker;
         Some(match is_rich {
-            true if pace.is_fast() => free + jobs,
-            true => free,
+            true => free + pace.ahead(*jobs),
             false => free.min(self.share),
         })
     }
