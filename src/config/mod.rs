@@ -152,6 +152,8 @@ pub struct Repository {
     /// A file of mode 0600 with the store's credentials, in lines such as `AWS_ACCESS_KEY_ID=…`;
     /// they go before those of the environment.
     pub credentials: PathBuf,
+    /// The most that is written a second, such as `20 MB/s`; empty: as fast as it goes.
+    pub bandwidth: String,
 }
 
 /// Who can read archives. Without recipients and passphrase, everybody who has them.

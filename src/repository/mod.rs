@@ -28,6 +28,7 @@ pub use proof::Proof;
 pub use prune::{PruneOptions, PrunePlan};
 pub use rekey::{Rekey, RekeyPlan, RekeyStep};
 
+use crate::adapters::bandwidth::{Bandwidth, Limited};
 use crate::adapters::bucket::Settings;
 use crate::adapters::fs::free_space;
 use crate::adapters::storage::{NewFile, Sink, open_file};
@@ -51,6 +52,7 @@ pub struct Repository {
     shelf: Arc<dyn Shelf>,
     sealing: Sealed,
     log_folder: PathBuf,
+    bandwidth: Option<Bandwidth>,
 }
 
 /// The right to add archives to a repository and to remove files from it; ends when it is dropped
@@ -74,6 +76,7 @@ impl Repository {
             shelf: Arc::new(Folder::new(folder.clone())),
             sealing: Sealed::default(),
             log_folder: folder,
+            bandwidth: None,
         }
     }
 
@@ -81,12 +84,14 @@ impl Repository {
     pub fn of(stack: &Stack) -> Result<Self> {
         let configured = &stack.config.repository;
         let sealing = Sealed::of(stack)?;
+        let bandwidth = Bandwidth::parse(&configured.bandwidth)?;
         if configured.url.is_empty() {
             let shelf = Arc::new(Folder::new(stack.repository()));
             return Ok(Self {
                 shelf,
                 sealing,
                 log_folder: stack.repository(),
+                bandwidth,
             });
         }
         if !configured.path.as_os_str().is_empty() {
@@ -107,6 +112,7 @@ impl Repository {
             shelf,
             sealing,
             log_folder: stack.repository(),
+            bandwidth,
         })
     }
 
@@ -164,10 +170,19 @@ impl Repository {
     /// this host; encrypted, if archives are to be.
     pub fn begin(&self, place: &Path) -> Result<Box<dyn Sink>> {
         let sink: Box<dyn Sink> = match self.name_of(place) {
-            Some(name) => self.shelf.begin(&name, false)?,
+            Some(name) => self.begin_stored(&name, false)?,
             None => Box::new(NewFile::create(place, partial_of(place))?),
         };
         self.sealing.begin(place, sink)
+    }
+
+    /// Begins an archive whose bytes come as they are to be stored.
+    fn begin_stored(&self, name: &str, replaces: bool) -> Result<Box<dyn Sink>> {
+        let sink = self.shelf.begin(name, replaces)?;
+        Ok(match self.bandwidth {
+            Some(bandwidth) => Box::new(Limited::new(sink, bandwidth)),
+            None => sink,
+        })
     }
 
     /// Bytes that are free for an archive at `place`, where that can be known.
