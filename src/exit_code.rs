@@ -19,6 +19,8 @@ pub enum ExitCode {
     Locked,
     /// Refused for safety: needs `--yes`, or would overwrite.
     Refused,
+    /// Done, but a copy of a backup is missing somewhere.
+    Behind,
     /// Interrupted, and everything is as before.
     Interrupted,
     /// What a program that k1ops only stands in for has ended with. No command answers it.
@@ -37,6 +39,7 @@ impl ExitCode {
             Self::BadData => 4,
             Self::Locked => 5,
             Self::Refused => 6,
+            Self::Behind => 7,
             Self::Interrupted => 130,
             Self::Program(code) => code,
         }
@@ -52,6 +55,7 @@ impl From<ErrorKind> for ExitCode {
             ErrorKind::BadData => Self::BadData,
             ErrorKind::Locked => Self::Locked,
             ErrorKind::Refused => Self::Refused,
+            ErrorKind::Behind => Self::Behind,
             ErrorKind::Interrupted => Self::Interrupted,
         }
     }

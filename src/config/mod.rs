@@ -4,10 +4,12 @@
 //! here are the only list of keys: defaults, environment names and "did you mean" all come from it.
 
 mod agents;
+mod copies;
 mod layers;
 mod redact;
 
 pub use agents::Agent;
+pub use copies::RepositoryCopy;
 pub use layers::{Explained, FILE_NAME, Loaded, Origin, Overrides, load};
 pub use redact::{Hidden, Secret, redact_url};
 
@@ -154,6 +156,8 @@ pub struct Repository {
     pub credentials: PathBuf,
     /// The most that is written a second, such as `20 MB/s`; empty: as fast as it goes.
     pub bandwidth: String,
+    /// Further repositories, which every backup is copied to.
+    pub copies: Vec<RepositoryCopy>,
 }
 
 /// Who can read archives. Without recipients and passphrase, everybody who has them.

@@ -9,7 +9,7 @@ use crate::servers::{MAKES, Server};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-fn times() -> u32 {
+pub fn times() -> u32 {
     let wanted = std::env::var("K1OPS_TEST_KILLS").ok();
     wanted.and_then(|text| text.parse().ok()).unwrap_or(10)
 }
