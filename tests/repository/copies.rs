@@ -118,6 +118,17 @@ fn a_copy_out_of_reach_leaves_a_good_backup_and_is_made_up_for() {
         1
     );
     assert!(archives(&usb).is_empty(), "a dry run copies nothing");
+    let doctor = scratch.run(&["doctor", "--json"]).json();
+    let titles: Vec<&str> = doctor["findings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|finding| finding["title"].as_str())
+        .collect();
+    assert!(
+        titles.contains(&"the copy usb lacks 1 of 1 backups"),
+        "{titles:?}"
+    );
     scratch.run(&["repo", "copy"]).done();
     assert_eq!(digest(&archives(&usb)[0]), digest(&archive));
     let listed = scratch.run(&["list", "--json"]).done().json();
@@ -186,6 +197,65 @@ fn what_was_damaged_is_not_copied_and_a_good_copy_is_left_alone() {
     let said = scratch.run(&["repo", "copy"]);
     said.failed(7, "are not the same there");
     assert_eq!(digest(&copy), before, "it is left alone");
+}
+
+#[test]
+fn each_copy_is_pruned_by_the_same_rules_and_keeps_its_last() {
+    let scratch = small();
+    configure(&scratch, &["near", "usb"], "");
+    for _ in 0..3 {
+        scratch.backup();
+    }
+    scratch.run(&["verify", "latest"]).done();
+    // What was found out reaches the copies with the next copying.
+    scratch.run(&["repo", "copy"]).done();
+    let [near, usb] = ["near", "usb"].map(|name| scratch.path().join(name));
+    let away = scratch.path().join("away");
+    std::fs::rename(&usb, &away).unwrap();
+    let prune = ["prune", "--keep-last", "1", "--yes"];
+    scratch.run(&prune).failed(7, "the copy usb is not pruned");
+    assert_eq!(names(&scratch.backups()).len(), 1);
+    assert_eq!(names(&near), names(&scratch.backups()));
+    assert_eq!(names(&away).len(), 3);
+    std::fs::rename(&away, &usb).unwrap();
+    let dry = scratch.run(&["prune", "--keep-last", "1", "--dry-run"]);
+    assert!(dry.done().out.contains("would delete 2 archives"));
+    let said = scratch
+        .run(&[&prune[..], &["--json"]].concat())
+        .done()
+        .json();
+    assert_eq!(said["deleted"], 0);
+    assert_eq!(said["copies"][1]["deleted"], 2);
+    assert_eq!(names(&usb), names(&near));
+
+    // A copy that is all that is left is judged by what it holds itself.
+    std::fs::remove_dir_all(scratch.backups()).unwrap();
+    scratch.run(&prune).done();
+    assert_eq!(names(&usb).len(), 1);
+    let listed = scratch.run(&["list", "--json"]).done().json();
+    assert_eq!(places(&listed, &names(&usb)[0]), ["near", "usb"]);
+}
+
+#[test]
+fn a_scheduled_run_alarms_and_does_the_rest_all_the_same() {
+    let scratch = small();
+    let quiet = "[schedule]\ndrill = 'never'\n";
+    configure(&scratch, &["usb"], quiet);
+    let usb = scratch.path().join("usb");
+    std::fs::remove_dir(&usb).unwrap();
+    scratch
+        .run(&["schedule", "fire"])
+        .failed(7, "the copy usb is behind");
+    let record = std::fs::read_to_string(scratch.own().join("run/schedule.json")).unwrap();
+    let record: Value = serde_json::from_str(&record).unwrap();
+    let run = &record["runs"][0];
+    assert_eq!(run["behind"][0], "usb");
+    assert_eq!(run["error"], "the copy usb is behind");
+    let listed = scratch.run(&["list", "--json"]).done().json();
+    assert_eq!(listed["archives"][0]["state"], "good");
+    std::fs::create_dir(&usb).unwrap();
+    scratch.run(&["schedule", "fire"]).done();
+    assert_eq!(names(&usb).len(), 2);
 }
 
 #[test]
