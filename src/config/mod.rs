@@ -144,8 +144,8 @@ pub struct Docker {
 pub struct Repository {
     /// A folder; empty: `backups` in the stack's folder.
     pub path: PathBuf,
-    /// A folder in an object store instead: `s3://BUCKET/FOLDER`, `az://CONTAINER/FOLDER` or
-    /// `gs://BUCKET/FOLDER`.
+    /// A folder in an object store instead: `s3://BUCKET/FOLDER`, `az://CONTAINER/FOLDER`,
+    /// `gs://BUCKET/FOLDER`, or by `WebDAV` `https://HOST/FOLDER`.
     pub url: Secret,
     /// The object store's address, such as `https://minio.example.org`; empty: the provider's own.
     pub endpoint: String,

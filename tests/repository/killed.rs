@@ -15,7 +15,7 @@ pub fn times() -> u32 {
 }
 
 /// Runs a backup, and kills it after some time unless it has ended; answers whether it was killed.
-fn killed_backup(scratch: &Scratch, after: Duration) -> bool {
+pub fn killed_backup(scratch: &Scratch, after: Duration) -> bool {
     let mut child = Command::new(env!("CARGO_BIN_EXE_k1ops"))
         .current_dir(scratch.path())
         .env("DOCKER_HOST", "unix:///nowhere/docker.sock")

@@ -15,6 +15,7 @@
 mod commands;
 mod contract;
 mod copies;
+mod dav;
 mod killed;
 #[path = "../scratch/mod.rs"]
 mod scratch;
