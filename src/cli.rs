@@ -22,7 +22,7 @@ use std::time::Duration;
 #[command(
     after_help = "Exit codes: 0 done, 1 failed or only tier 3 is left, 2 wrong usage or \
     configuration, 3 something needed is missing or in use, 4 the data is not what it should be, \
-    5 another run holds the lock, 6 refused for safety, 130 interrupted."
+    5 another run holds the lock, 6 refused for safety, 7 done but a copy is behind, 130 interrupted."
 )]
 pub struct Cli {
     #[command(flatten)]

@@ -24,6 +24,8 @@ pub enum ErrorKind {
     Locked,
     /// Refused for safety.
     Refused,
+    /// Done, but a copy of a backup is missing somewhere.
+    Behind,
     /// The user interrupted.
     Interrupted,
 }
@@ -78,6 +80,11 @@ impl Error {
     /// Refused for safety.
     pub fn refused(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Refused, message)
+    }
+
+    /// Done, but a copy of a backup is missing somewhere.
+    pub fn behind(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Behind, message)
     }
 
     /// The same error with a full sentence that says what to do.

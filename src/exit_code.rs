@@ -19,6 +19,8 @@ pub enum ExitCode {
     Locked,
     /// Refused for safety: needs `--yes`, or would overwrite.
     Refused,
+    /// Done, but a copy of a backup is missing somewhere.
+    Behind,
     /// Interrupted, and everything is as before.
     Interrupted,
 }
@@ -35,6 +37,7 @@ impl ExitCode {
             Self::BadData => 4,
             Self::Locked => 5,
             Self::Refused => 6,
+            Self::Behind => 7,
             Self::Interrupted => 130,
         }
     }
@@ -49,6 +52,7 @@ impl From<ErrorKind> for ExitCode {
             ErrorKind::BadData => Self::BadData,
             ErrorKind::Locked => Self::Locked,
             ErrorKind::Refused => Self::Refused,
+            ErrorKind::Behind => Self::Behind,
             ErrorKind::Interrupted => Self::Interrupted,
         }
     }

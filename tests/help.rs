@@ -81,6 +81,7 @@ fn the_documented_exit_codes_are_those_of_the_code() {
         ErrorKind::BadData,
         ErrorKind::Locked,
         ErrorKind::Refused,
+        ErrorKind::Behind,
         ErrorKind::Interrupted,
     ];
     let mut real: BTreeSet<u8> = kinds.map(|kind| ExitCode::from(kind).number()).into();

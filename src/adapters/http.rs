@@ -45,6 +45,17 @@ pub fn storage_client() -> Result<reqwest::Client> {
     })
 }
 
+/// A client for what cannot be sent twice: a connection that was kept open may be closed by the server
+/// at that very moment, so each request has one of its own. How long one may take is for its sender to say,
+/// since an upload hears nothing before its end.
+pub fn single_use_client() -> Result<reqwest::Client> {
+    go_out(|client| {
+        client
+            .redirect(reqwest::redirect::Policy::none())
+            .pool_max_idle_per_host(0)
+    })
+}
+
 /// A client for short messages to the world outside. It follows no redirect, which would turn what is
 /// sent into a question, and answers within `timeout` or fails.
 pub fn message_client(timeout: Duration) -> Result<reqwest::Client> {

@@ -1,6 +1,7 @@
 //! The only place that touches the outside: files, processes, databases, the network. Nothing here
 //! knows what a stack, an archive or a command is.
 
+pub mod bandwidth;
 pub mod bucket;
 pub mod compose;
 pub mod crontab;

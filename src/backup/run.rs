@@ -117,6 +117,9 @@ pub async fn take(
         let _ = repository.remove(&plan.archive);
     }
     let (archive, verified) = read_back?;
+    if in_repository {
+        repository.note_written(&archive)?;
+    }
     if in_repository && verified.depth == Depth::Full {
         repository.note_proof(&archive, ProofKind::Verify)?;
     }

@@ -5,16 +5,19 @@ use crate::backup::{self, BackupOptions, BackupPlan, BackupReport, PlannedSource
 use crate::config::Compression;
 use crate::error::Result;
 use crate::exit_code::ExitCode;
-use crate::repository::Purpose;
+use crate::repository::{CopyReport, Purpose, Repository};
 use crate::restore;
 use crate::ui::{self, Tone};
+use serde::Serialize;
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// Back the stack up into one archive
 ///
 /// The stack may go on working. Everything in the archive is of one moment for each database, and
-/// nothing is listed as a backup before it is complete and its structure was read back.
+/// nothing is listed as a backup before it is complete and its structure was read back. Then it is
+/// copied to each of `[[repository.copies]]`, and with it what an earlier run could not copy; if one
+/// cannot be reached, the backup is good and the exit code is 7.
 #[derive(Debug, clap::Args)]
 pub struct BackupArgs {
     /// Show what would be done and do nothing
@@ -43,6 +46,15 @@ pub struct BackupArgs {
     verify: bool,
 }
 
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Done<'a> {
+    #[serde(flatten)]
+    report: &'a BackupReport,
+    #[serde(skip_serializing_if = "<[CopyReport]>::is_empty")]
+    copies: &'a [CopyReport],
+}
+
 /// Plans, and takes the backup.
 pub(super) async fn run(args: &BackupArgs, context: &Context) -> Result<ExitCode> {
     let stack = context.stack()?;
@@ -62,10 +74,23 @@ pub(super) async fn run(args: &BackupArgs, context: &Context) -> Result<ExitCode
     }
     restore::recover(&stack, &context.events()).await?;
     let report = backup::run(&stack, &options, &context.events(), &context.interrupt).await?;
-    ui.result(&report, |ui, text| {
+    let copies = if args.output.is_none() {
+        let repository = Repository::of(&stack)?;
+        let (events, interrupt) = (context.events(), &context.interrupt);
+        let work = repository.bring_copies_up(&stack.name, &events, interrupt);
+        Box::pin(work).await
+    } else {
+        Vec::new()
+    };
+    let done = Done {
+        report: &report,
+        copies: &copies,
+    };
+    ui.result(&done, |ui, text| {
         show_report(ui, &report, args.physical, text);
+        super::show_copies(ui, &copies, text);
     })?;
-    Ok(ExitCode::Done)
+    Ok(super::code_of_copies(&copies))
 }
 
 fn show_plan(plan: &BackupPlan, text: &mut String) {

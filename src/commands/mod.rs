@@ -36,9 +36,10 @@ use crate::error::{Context as _, Error, Result};
 use crate::event::Events;
 use crate::exit_code::ExitCode;
 use crate::interrupt::Interrupt;
+use crate::repository::CopyReport;
 use crate::restore::StartedAgain;
 use crate::stack::Stack;
-use crate::ui::{Tone, Ui};
+use crate::ui::{self, Tone, Ui};
 use serde_json::{Map, Value};
 use std::path::Path;
 
@@ -209,7 +210,7 @@ async fn dispatch(command: Command, context: Context) -> Result<ExitCode> {
         Command::Stop(_) => stop::run(&context).await,
         Command::Status(args) => status::run(&args, &context).await,
         Command::Logs(args) => logs::run(&args, &context).await,
-        Command::Backup(args) => backup::run(&args, &context).await,
+        Command::Backup(args) => Box::pin(backup::run(&args, &context)).await,
         Command::Restore(args) => Box::pin(restore::run(&args, &context)).await,
         Command::List(args) => list::run(&args, &context),
         Command::Verify(args) => verify::run(&args, &context).await,
@@ -251,6 +252,34 @@ fn after_swap(ui: &Ui, server: Option<&StartedAgain>, requeue_pending: bool, tex
         }
     } else if requeue_pending {
         text.push_str("  start it with: k1ops start (it puts stranded workflows back to work)\n");
+    }
+}
+
+/// What backup and repo copy both say of the copies.
+fn show_copies(ui: &Ui, copies: &[CopyReport], text: &mut String) {
+    for copy in copies {
+        let (name, place) = (&copy.name, copy.place.display());
+        let bytes = ui::bytes(copy.bytes());
+        let written = match copy.copied.len() {
+            0 => String::new(),
+            1 => format!(", 1 archive copied ({bytes})"),
+            several => format!(", {several} archives copied ({bytes})"),
+        };
+        let state = if copy.is_behind() {
+            ui.paint(Tone::Warn, "is behind")
+        } else {
+            ui.paint(Tone::Good, "is up to date")
+        };
+        text.push_str(&format!("  copy {name} in {place} {state}{written}\n"));
+    }
+}
+
+/// What a command that copied ends with.
+fn code_of_copies(copies: &[CopyReport]) -> ExitCode {
+    if copies.iter().any(CopyReport::is_behind) {
+        ExitCode::Behind
+    } else {
+        ExitCode::Done
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::Context;
 use crate::config::Keep;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::exit_code::ExitCode;
 use crate::repository::{LogVerdict, PruneOptions, PrunePlan, Repository};
 use crate::ui::{self, Table, Tone, Ui};
@@ -12,7 +12,9 @@ use serde::Serialize;
 ///
 /// The rules are `[backup.keep]`, or what the flags say. What any rule keeps is kept. Nothing is
 /// deleted before a newer archive has been proven by `k1ops verify` (or by a drill, as `backup.proof`
-/// asks), and nothing at all while the newest backup is suddenly small (exit code 4).
+/// asks), and nothing at all while the newest backup is suddenly small (exit code 4). Each of
+/// `[[repository.copies]]` is pruned by the same rules, each by what it holds itself; one that cannot be
+/// reached is left as it is (exit code 7).
 #[derive(Debug, clap::Args)]
 pub struct PruneArgs {
     /// Show what would be deleted and why, and delete nothing
@@ -89,66 +91,132 @@ impl KeepArgs {
 
 /// What `--json` prints.
 #[derive(Serialize)]
-struct Pruned<'a> {
+struct Pruned {
     #[serde(flatten)]
-    plan: &'a PrunePlan,
+    plan: PrunePlan,
     deleted: usize,
     freed_bytes: u64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    copies: Vec<CopyPruned>,
 }
 
-/// Plans, asks and deletes.
+/// What became of a copy.
+#[derive(Serialize)]
+struct CopyPruned {
+    name: String,
+    #[serde(flatten)]
+    pruned: Option<Box<Pruned>>,
+    error: Option<String>,
+}
+
+/// Plans, asks and deletes, in the repository and then in each copy of it.
 pub(super) async fn run(args: &PruneArgs, context: &Context) -> Result<ExitCode> {
     let stack = context.stack()?;
-    let ui = &context.ui;
     let options = PruneOptions {
         keep: args.keep.rules(&stack.config.backup.keep),
         accept_shrink: args.accept_shrink,
         ..PruneOptions::of(&stack)
     };
+    let done = !args.dry_run;
     let repository = Repository::of(&stack)?;
-    if args.dry_run {
-        let plan = repository.plan_prune(&options, None)?;
-        return report(ui, &plan, false);
+    let mut pruned = prune(&repository, &options, done, context).await?;
+    for copy in repository.copies() {
+        let of_copy = async { prune(&copy.open()?, &options, done, context).await };
+        let of_copy = of_copy.await;
+        if let Err(error) = &of_copy {
+            give_up_or_warn(copy.name(), error, context)?;
+        }
+        pruned.copies.push(CopyPruned {
+            name: copy.name().to_owned(),
+            error: of_copy.as_ref().err().map(ToString::to_string),
+            pruned: of_copy.ok().map(Box::new),
+        });
     }
-    let purpose = format!("prune of stack {}", stack.name);
+    context.ui.result(&pruned, |ui, text| {
+        report(ui, &pruned, done, text);
+        for copy in &pruned.copies {
+            if let Some(pruned) = &copy.pruned {
+                report(ui, pruned, done, text);
+            }
+        }
+    })?;
+    let unreached = pruned.copies.iter().any(|copy| copy.error.is_some());
+    Ok(if unreached {
+        ExitCode::Behind
+    } else {
+        ExitCode::Done
+    })
+}
+
+/// One copy that cannot be pruned does not keep the others from it; whoever says no means all.
+fn give_up_or_warn(copy: &str, error: &Error, context: &Context) -> Result<()> {
+    if matches!(error.kind(), ErrorKind::Refused | ErrorKind::Interrupted) {
+        let message = format!("the copy {copy} is not pruned: {error}");
+        let hint = error.hint_text().unwrap_or_default();
+        return Err(Error::new(error.kind(), message).hint(hint));
+    }
+    let hint = error.hint_text().unwrap_or("Look at it, and prune again.");
+    let message = format!("the copy {copy} is not pruned: {error}");
+    context.events().warning_with_hint(message, hint);
+    Ok(())
+}
+
+/// Plans, asks and deletes in one repository.
+async fn prune(
+    repository: &Repository,
+    options: &PruneOptions,
+    done: bool,
+    context: &Context,
+) -> Result<Pruned> {
+    let ui = &context.ui;
+    if !done {
+        let plan = repository.plan_prune(options, None)?;
+        return Ok(Pruned::of(plan, done));
+    }
+    let purpose = format!("prune of stack {}", options.stack);
     let access = repository.write_access(&purpose).await?;
-    let plan = repository.plan_prune(&options, Some(&access))?;
+    let plan = repository.plan_prune(options, Some(&access))?;
     let (goes, log) = (plan.goes().count(), plan.log_files());
     if goes + log > 0 {
         let mut text = String::new();
         show(ui, &plan, &mut text);
         ui.say(text.trim_end());
-        let archives = format!("Delete {goes} archives");
+        let archives = format!("Delete {goes} archives in {}", plan.repository.display());
         ui.confirm(&match log {
             0 => format!("{archives} for good?"),
             _ => format!("{archives} and {log} files of the write-ahead log for good?"),
         })?;
     }
     let (events, interrupt) = (context.events(), &context.interrupt);
-    repository.execute_prune(&plan, &options, &access, &events, interrupt)?;
-    report(ui, &plan, true)
+    repository.execute_prune(&plan, options, &access, &events, interrupt)?;
+    Ok(Pruned::of(plan, done))
 }
 
-fn report(ui: &Ui, plan: &PrunePlan, done: bool) -> Result<ExitCode> {
-    let goes = plan.goes().count();
-    let pruned = Pruned {
-        plan,
-        deleted: if done { goes } else { 0 },
-        freed_bytes: if done { plan.frees() } else { 0 },
-    };
-    ui.result(&pruned, |ui, text| {
-        if !done {
-            show(ui, plan, text);
+impl Pruned {
+    fn of(plan: PrunePlan, done: bool) -> Self {
+        Self {
+            deleted: if done { plan.goes().count() } else { 0 },
+            freed_bytes: if done { plan.frees() } else { 0 },
+            plan,
+            copies: Vec::new(),
         }
-        let kept = plan.archives.len() - goes;
-        let verb = if done { "deleted" } else { "would delete" };
-        text.push_str(&format!(
-            "{verb} {goes} archives ({}), kept {kept}; days and weeks are those of {}\n",
-            ui::bytes(plan.frees()),
-            plan.time_zone
-        ));
-    })?;
-    Ok(ExitCode::Done)
+    }
+}
+
+fn report(ui: &Ui, pruned: &Pruned, done: bool, text: &mut String) {
+    let plan = &pruned.plan;
+    if !done {
+        show(ui, plan, text);
+    }
+    let goes = plan.goes().count();
+    let kept = plan.archives.len() - goes;
+    let verb = if done { "deleted" } else { "would delete" };
+    text.push_str(&format!(
+        "{verb} {goes} archives ({}) in {}, kept {kept}; days and weeks are those of {}\n",
+        ui::bytes(plan.frees()),
+        plan.repository.display(),
+        plan.time_zone
+    ));
 }
 
 fn shown_log(log: &LogVerdict) -> String {

@@ -4,8 +4,10 @@ use super::Context;
 use crate::backup::jobs;
 use crate::error::{Error, Result};
 use crate::exit_code::ExitCode;
-use crate::repository::{Rekey, RekeyPlan, Repository};
+use crate::repository::{CopyStatus, Rekey, RekeyPlan, Repository};
 use crate::ui::{self, Table, Tone, Ui};
+use serde::Serialize;
+use std::path::Path;
 
 /// Change the repository as a whole
 #[derive(Debug, clap::Args)]
@@ -23,6 +25,19 @@ enum Asked {
     /// encrypted copy was read back. Those that are right already are not touched, so that a run that
     /// was ended is gone on with by the next.
     Rekey(RekeyArgs),
+    /// Write what the copies of the repository lack
+    ///
+    /// Each of `[[repository.copies]]` gets every good backup of the stack that it does not have, the
+    /// newest first, as `k1ops backup` does it by itself. Run again, it goes on where it was. Exits 7 if a
+    /// copy is still behind.
+    Copy(CopyArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct CopyArgs {
+    /// Show what would be copied and copy nothing
+    #[arg(long)]
+    dry_run: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -35,15 +50,86 @@ struct RekeyArgs {
 impl RepoArgs {
     /// Whether it changes anything.
     pub(super) fn changes(&self) -> bool {
-        let Asked::Rekey(args) = &self.asked;
-        !args.dry_run
+        match &self.asked {
+            Asked::Rekey(args) => !args.dry_run,
+            Asked::Copy(args) => !args.dry_run,
+        }
     }
 }
 
 /// Does what is asked.
 pub(super) async fn run(args: &RepoArgs, context: &Context) -> Result<ExitCode> {
-    let Asked::Rekey(args) = &args.asked;
-    rekey(args, context).await
+    match &args.asked {
+        Asked::Rekey(args) => rekey(args, context).await,
+        Asked::Copy(args) => copy(args, context).await,
+    }
+}
+
+/// What `copy --json` prints.
+#[derive(Serialize)]
+struct Copies<'a, T> {
+    repository: &'a Path,
+    copies: &'a [T],
+}
+
+async fn copy(args: &CopyArgs, context: &Context) -> Result<ExitCode> {
+    let (stack, ui) = (context.stack()?, &context.ui);
+    let repository = Repository::of(&stack)?;
+    if repository.copies().is_empty() {
+        return Err(Error::usage("no copy of the repository is configured")
+            .hint("Name places for copies in [[repository.copies]] of k1ops.toml."));
+    }
+    let place = repository.place();
+    if args.dry_run {
+        let copies = repository.copy_status(&stack.name)?;
+        let would = Copies {
+            repository: place,
+            copies: &copies,
+        };
+        ui.result(&would, |ui, text| show_status(ui, &copies, text))?;
+        return Ok(if copies.iter().any(|copy| copy.error.is_some()) {
+            ExitCode::Behind
+        } else {
+            ExitCode::Done
+        });
+    }
+    let (events, interrupt) = (context.events(), &context.interrupt);
+    let work = repository.bring_copies_up(&stack.name, &events, interrupt);
+    let copies = Box::pin(work).await;
+    let done = Copies {
+        repository: place,
+        copies: &copies,
+    };
+    ui.result(&done, |ui, text| super::show_copies(ui, &copies, text))?;
+    Ok(super::code_of_copies(&copies))
+}
+
+fn show_status(ui: &Ui, copies: &[CopyStatus], text: &mut String) {
+    for copy in copies {
+        text.push_str(&format!(
+            "copy {} in {}: {} archives are there\n",
+            copy.name,
+            copy.place.display(),
+            copy.held.len()
+        ));
+        if let Some(error) = &copy.error {
+            let cannot = ui.paint(Tone::Bad, "cannot be looked at");
+            text.push_str(&format!("  {cannot}: {error}\n"));
+        }
+        for step in &copy.missing {
+            let (name, size) = (&step.name, ui::bytes(step.size));
+            let why = if step.replaces {
+                ", in place of a damaged one"
+            } else {
+                ""
+            };
+            text.push_str(&format!("  would copy {name} ({size}){why}\n"));
+        }
+        for name in &copy.differing {
+            let other = ui.paint(Tone::Bad, "is not the same there");
+            text.push_str(&format!("  {name} {other}, and is left alone\n"));
+        }
+    }
 }
 
 async fn rekey(args: &RekeyArgs, context: &Context) -> Result<ExitCode> {

@@ -5,7 +5,7 @@ mod into;
 use super::Context;
 use crate::error::{Error, Result};
 use crate::exit_code::ExitCode;
-use crate::repository::LATEST;
+use crate::repository::{Kind, LATEST, Repository};
 use crate::restore::{
     self, Claim, CopyPlan, CopyReport, ForeignKind, ForeignPlan, Part, PlannedPart, RestoreOptions,
     RestorePlan, RestoreReport, Safety, ServerPlan,
@@ -26,6 +26,9 @@ pub struct RestoreArgs {
     /// A name in the repository, a path, or `latest`; also a plain or custom dump of `pg_dump`, or the tar of a volume
     #[arg(required_unless_present_any = ["folder", "to"])]
     archive: Option<String>,
+    /// Take it from this copy of the repository
+    #[arg(long, value_name = "NAME", conflicts_with = "to")]
+    from_copy: Option<String>,
     /// Show what would be done and change nothing
     #[arg(long)]
     pub(super) dry_run: bool,
@@ -61,12 +64,12 @@ fn part(text: &str) -> Result<Part, String> {
 pub(super) async fn run(args: &RestoreArgs, context: &Context) -> Result<ExitCode> {
     let stack = context.stack()?;
     let (ui, events, interrupt) = (&context.ui, context.events(), &context.interrupt);
-    let archive = args.archive.as_deref().unwrap_or(LATEST);
+    let archive = &archive(args, &stack)?;
     if args.into.is_asked_for() {
         return into::run(&args.into, archive, args.dry_run, args.jobs, context).await;
     }
     let options = RestoreOptions {
-        archive: archive.to_owned(),
+        archive: archive.clone(),
         only: args.only.clone(),
         no_safety: args.no_safety,
         start: args.start,
@@ -99,6 +102,22 @@ pub(super) async fn run(args: &RestoreArgs, context: &Context) -> Result<ExitCod
     let report = restore::execute(&stack, &claim, plan, &events, interrupt).await?;
     ui.result(&report, |ui, text| show_report(ui, &report, text))?;
     Ok(ExitCode::Done)
+}
+
+/// The archive as it was named, or the address of the one in a copy.
+fn archive(args: &RestoreArgs, stack: &Stack) -> Result<String> {
+    let wanted = args.archive.as_deref().unwrap_or(LATEST);
+    let Some(copy) = &args.from_copy else {
+        return Ok(wanted.to_owned());
+    };
+    let kind = if args.into.is_asked_for() {
+        Kind::Physical
+    } else {
+        Kind::Logical
+    };
+    let repository = Repository::of(stack)?;
+    let path = repository.find_in_copy(copy, wanted, &stack.name, Some(kind))?;
+    Ok(path.to_string_lossy().into_owned())
 }
 
 /// Restores a file that another tool wrote.

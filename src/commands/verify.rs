@@ -23,6 +23,9 @@ pub struct VerifyArgs {
     /// A name in the repository, a path, or `latest`
     #[arg(default_value = LATEST)]
     archive: String,
+    /// Check the one in this copy of the repository
+    #[arg(long, value_name = "NAME")]
+    from_copy: Option<String>,
     /// Check names, sizes, layout and manifest only, which reads little and proves little
     #[arg(long)]
     quick: bool,
@@ -49,7 +52,10 @@ const UNPROVEN: &str = "content: checksums, compressed frames and rows were not 
 pub(super) async fn run(args: &VerifyArgs, context: &Context) -> Result<ExitCode> {
     let stack = context.stack()?;
     let repository = Repository::of(&stack)?;
-    let path = repository.find(&args.archive, &stack.name)?;
+    let path = match &args.from_copy {
+        Some(copy) => repository.find_in_copy(copy, &args.archive, &stack.name, None)?,
+        None => repository.find(&args.archive, &stack.name)?,
+    };
     let archive = repository.open(&path)?;
     let depth = if args.quick {
         Depth::Quick
@@ -65,7 +71,8 @@ pub(super) async fn run(args: &VerifyArgs, context: &Context) -> Result<ExitCode
     }
     let verified = verified?;
     let is_base = archive.manifest().physical().next().is_some();
-    let wal = if args.archive == LATEST || is_base {
+    // The log is not copied.
+    let wal = if args.from_copy.is_none() && (args.archive == LATEST || is_base) {
         let (name, interrupt) = (stack.name.clone(), context.interrupt.clone());
         let checking = tokio::task::spawn_blocking(move || {
             repository.check_log(&name, depth == Depth::Full, &interrupt)

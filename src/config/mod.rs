@@ -4,10 +4,12 @@
 //! here are the only list of keys: defaults, environment names and "did you mean" all come from it.
 
 mod agents;
+mod copies;
 mod layers;
 mod redact;
 
 pub use agents::Agent;
+pub use copies::RepositoryCopy;
 pub use layers::{Explained, FILE_NAME, Loaded, Origin, Overrides, load};
 pub use redact::{Hidden, Secret, redact_url};
 
@@ -142,8 +144,8 @@ pub struct Docker {
 pub struct Repository {
     /// A folder; empty: `backups` in the stack's folder.
     pub path: PathBuf,
-    /// A folder in an object store instead: `s3://BUCKET/FOLDER`, `az://CONTAINER/FOLDER` or
-    /// `gs://BUCKET/FOLDER`.
+    /// A folder in an object store instead: `s3://BUCKET/FOLDER`, `az://CONTAINER/FOLDER`,
+    /// `gs://BUCKET/FOLDER`, or by `WebDAV` `https://HOST/FOLDER`.
     pub url: Secret,
     /// The object store's address, such as `https://minio.example.org`; empty: the provider's own.
     pub endpoint: String,
@@ -152,6 +154,10 @@ pub struct Repository {
     /// A file of mode 0600 with the store's credentials, in lines such as `AWS_ACCESS_KEY_ID=…`;
     /// they go before those of the environment.
     pub credentials: PathBuf,
+    /// The most that is written a second, such as `20 MB/s`; empty: as fast as it goes.
+    pub bandwidth: String,
+    /// Further repositories, which every backup is copied to.
+    pub copies: Vec<RepositoryCopy>,
 }
 
 /// Who can read archives. Without recipients and passphrase, everybody who has them.

@@ -130,7 +130,8 @@ impl Report {
 }
 
 /// Only problems count. Of several, the one that is hardest to take back picks the code: data that
-/// is not what it should be, then a wrong configuration, then what is missing, then the rest.
+/// is not what it should be, then a wrong configuration, then what is missing, then the rest, and last
+/// a copy that is behind.
 fn code(findings: &[Finding]) -> ExitCode {
     let order = [
         ErrorKind::BadData,
@@ -146,6 +147,7 @@ fn code(findings: &[Finding]) -> ExitCode {
     match order.into_iter().find(|kind| kinds.contains(kind)) {
         Some(kind) => ExitCode::from(kind),
         None if kinds.is_empty() => ExitCode::Done,
+        None if kinds.iter().all(|kind| *kind == ErrorKind::Behind) => ExitCode::Behind,
         None => ExitCode::Failed,
     }
 }
@@ -184,6 +186,8 @@ mod tests {
             (vec![], ExitCode::Done),
             (vec![ErrorKind::Failed], ExitCode::Failed),
             (vec![ErrorKind::Refused], ExitCode::Failed),
+            (vec![ErrorKind::Behind], ExitCode::Behind),
+            (vec![ErrorKind::Behind, ErrorKind::Failed], ExitCode::Failed),
             (
                 vec![ErrorKind::Missing, ErrorKind::Failed],
                 ExitCode::Missing,

@@ -1,4 +1,5 @@
-//! A folder in an object store. An archive that is not finished is an upload that nobody can read.
+//! A folder in an object store. An archive that is not finished is an upload that nobody can read, or,
+//! on a `WebDAV` server, a file of another name.
 
 use super::is_archive;
 use super::shelf::{Granted, Guard, Item, Shelf, Writing};
@@ -63,11 +64,8 @@ impl Shelf for Elsewhere {
     }
 
     fn begin(&self, name: &str, replaces: bool) -> Result<Box<dyn Sink>> {
-        Ok(Box::new(if replaces {
-            self.bucket.replacement(name)
-        } else {
-            self.bucket.upload(name)?
-        }))
+        let partial = format!("{name}{PARTIAL_SUFFIX}");
+        self.bucket.begin(name, partial, replaces)
     }
 
     fn free_space(&self) -> Result<Option<u64>> {
@@ -114,6 +112,13 @@ impl Shelf for Elsewhere {
 
     fn remove_leftovers(&self) -> Result<Vec<String>> {
         let mut removed = Vec::new();
+        for object in self.bucket.list()? {
+            let unfinished = object.name.strip_suffix(PARTIAL_SUFFIX);
+            if unfinished.is_some_and(is_archive) {
+                self.bucket.remove(&object.name)?;
+                removed.push(object.name);
+            }
+        }
         for upload in self.bucket.unfinished()? {
             if is_archive(&upload.name) {
                 self.bucket.abandon(&upload)?;

@@ -2,6 +2,7 @@
 
 use super::Repository;
 use super::name::{Name, Purpose};
+use super::proof::content;
 use super::sealing::Look;
 use super::shelf::Item;
 use crate::archive::{Archive, PARTIAL_SUFFIX, PhysicalSource, Source};
@@ -74,6 +75,9 @@ pub struct Entry {
     /// Data directories in it, which a server's write-ahead log goes on from.
     #[serde(skip)]
     pub bases: Vec<PhysicalSource>,
+    /// What stands for its content, by which copies are told from others of the same name.
+    #[serde(skip)]
+    pub(super) content: Option<String>,
     /// Whether it is a backup.
     #[serde(flatten)]
     pub state: State,
@@ -91,7 +95,9 @@ impl Entry {
             }
             Ok(Look::Sealed(seal)) => {
                 let recipients = seal.recipients;
-                Self::outside(path, item, State::Sealed { recipients })
+                let mut entry = Self::outside(path, item, State::Sealed { recipients });
+                entry.content = Some(seal.content);
+                entry
             }
             Err(error) => {
                 let reason = error.to_string();
@@ -116,6 +122,7 @@ impl Entry {
         entry.rows = Some(manifest.rows());
         entry.sources = manifest.sources.iter().map(describe).collect();
         entry.bases = manifest.physical().cloned().collect();
+        entry.content = Some(content(archive));
         entry.kind = Some(if manifest.is_physical() {
             Kind::Physical
         } else {
@@ -145,6 +152,7 @@ impl Entry {
             sources: Vec::new(),
             kind: None,
             bases: Vec::new(),
+            content: None,
             state,
         }
     }

@@ -6,11 +6,17 @@
 //! removes files holds the repository's lock. This module knows archives from outside; it does not
 //! know what they are made of or what they are restored into.
 //!
+//! Every archive may have copies in further repositories, which are made and kept from here.
+//!
 //! A place is written as a path. That of an archive in an object store is its address, which only
 //! [`Repository::open`] and its like know how to follow.
 
+mod copies;
+mod copying;
+mod digest;
 mod elsewhere;
 mod entry;
+mod find;
 mod folder;
 mod log;
 mod name;
@@ -21,6 +27,8 @@ pub mod retention;
 mod sealing;
 mod shelf;
 
+pub use copies::{CopyPlace, CopyStatus, CopyStep, Located, locate};
+pub use copying::{CopyReport, behind};
 pub use entry::{Entry, Kind, State, describe};
 pub use log::{LogCheck, LogVerdict};
 pub use name::{Name, Purpose};
@@ -28,6 +36,7 @@ pub use proof::Proof;
 pub use prune::{PruneOptions, PrunePlan};
 pub use rekey::{Rekey, RekeyPlan, RekeyStep};
 
+use crate::adapters::bandwidth::{Bandwidth, Limited};
 use crate::adapters::bucket::Settings;
 use crate::adapters::fs::free_space;
 use crate::adapters::storage::{NewFile, Sink, open_file};
@@ -35,6 +44,7 @@ use crate::archive::{Archive, EXTENSION, PARTIAL_SUFFIX, SEALED_EXTENSION};
 use crate::error::{Error, Result};
 use crate::stack::Stack;
 use chrono::{DateTime, TimeDelta, Utc};
+use digest::Digests;
 use elsewhere::Elsewhere;
 use folder::Folder;
 use sealing::{Look, Sealed};
@@ -51,6 +61,9 @@ pub struct Repository {
     shelf: Arc<dyn Shelf>,
     sealing: Sealed,
     log_folder: PathBuf,
+    bandwidth: Option<Bandwidth>,
+    copies: Arc<[CopyPlace]>,
+    digests: Digests,
 }
 
 /// The right to add archives to a repository and to remove files from it; ends when it is dropped
@@ -74,39 +87,31 @@ impl Repository {
             shelf: Arc::new(Folder::new(folder.clone())),
             sealing: Sealed::default(),
             log_folder: folder,
+            bandwidth: None,
+            copies: Arc::default(),
+            digests: Digests::default(),
         }
     }
 
-    /// The repository that a stack's configuration names.
+    /// The repository that a stack's configuration names, and the copies of it.
     pub fn of(stack: &Stack) -> Result<Self> {
-        let configured = &stack.config.repository;
         let sealing = Sealed::of(stack)?;
-        if configured.url.is_empty() {
-            let shelf = Arc::new(Folder::new(stack.repository()));
-            return Ok(Self {
-                shelf,
-                sealing,
-                log_folder: stack.repository(),
-            });
-        }
-        if !configured.path.as_os_str().is_empty() {
-            return Err(
-                Error::usage("repository.path and repository.url are both set")
-                    .hint("Keep the one that archives are to go to."),
-            );
-        }
-        let file = &configured.credentials;
-        let settings = Settings {
-            url: configured.url.expose().to_owned(),
-            endpoint: configured.endpoint.clone(),
-            region: configured.region.clone(),
-            credentials: (!file.as_os_str().is_empty()).then(|| stack.base.join(file)),
-        };
-        let shelf = Arc::new(Elsewhere::open(&settings)?);
+        let copies = CopyPlace::all(stack, &sealing)?;
         Ok(Self {
-            shelf,
+            copies: copies.into(),
+            ..Self::alone(stack, sealing)?
+        })
+    }
+
+    /// The same without copies.
+    fn alone(stack: &Stack, sealing: Sealed) -> Result<Self> {
+        Ok(Self {
+            shelf: shelf_of(stack)?,
             sealing,
             log_folder: stack.repository(),
+            bandwidth: Bandwidth::parse(&stack.config.repository.bandwidth)?,
+            copies: Arc::default(),
+            digests: Digests::default(),
         })
     }
 
@@ -164,10 +169,25 @@ impl Repository {
     /// this host; encrypted, if archives are to be.
     pub fn begin(&self, place: &Path) -> Result<Box<dyn Sink>> {
         let sink: Box<dyn Sink> = match self.name_of(place) {
-            Some(name) => self.shelf.begin(&name, false)?,
+            Some(name) => self.begin_stored(&name, false)?,
             None => Box::new(NewFile::create(place, partial_of(place))?),
         };
         self.sealing.begin(place, sink)
+    }
+
+    /// Begins an archive whose bytes come as they are to be stored.
+    fn begin_stored(&self, name: &str, replaces: bool) -> Result<Box<dyn Sink>> {
+        let sink = self.shelf.begin(name, replaces)?;
+        let sink: Box<dyn Sink> = match self.bandwidth {
+            Some(bandwidth) => Box::new(Limited::new(sink, bandwidth)),
+            None => sink,
+        };
+        // Hashing everything is worth its time where copies are held against it.
+        Ok(if self.copies.is_empty() {
+            sink
+        } else {
+            self.digests.watch(name, sink)
+        })
     }
 
     /// Bytes that are free for an archive at `place`, where that can be known.
@@ -200,9 +220,10 @@ impl Repository {
     }
 
     fn look_at(&self, path: &Path) -> Result<Look> {
-        let (bytes, size) = match self.name_of(path) {
-            Some(name) => self.shelf.open(&name)?,
-            None => open_file(path)?,
+        let (bytes, size) = match (self.name_of(path), self.copy_of(path)) {
+            (Some(name), _) => self.shelf.open(&name)?,
+            (None, Some(copy)) => return copy.open()?.look_at(path),
+            (None, None) => open_file(path)?,
         };
         self.sealing.open(path, bytes, size)
     }
@@ -246,87 +267,43 @@ impl Repository {
         Ok(entries)
     }
 
-    /// The archive that `wanted` means: `latest`, a name in the repository (with or without its
-    /// extension), or a path. `latest` is the newest good archive of `stack` that somebody asked
-    /// for: never the safety archive of a restore, which may hold the very damage that was undone.
-    pub fn find(&self, wanted: &str, stack: &str) -> Result<PathBuf> {
-        self.find_kind(wanted, stack, None)
-    }
-
-    /// The same, where `latest` is the newest of one kind, if there is any.
-    pub fn find_kind(&self, wanted: &str, stack: &str, kind: Option<Kind>) -> Result<PathBuf> {
-        if wanted == LATEST {
-            return self.latest(stack, kind);
-        }
-        let path = PathBuf::from(wanted);
-        let name = self.name_of(&path).unwrap_or_else(|| wanted.to_owned());
-        if !name.contains('/') {
-            for end in ["", ".tar", ".age", ".tar.age"] {
-                let name = format!("{name}{end}");
-                if self.shelf.has(&name)? {
-                    return Ok(self.place().join(name));
-                }
-            }
-        }
-        if path.is_file() {
-            return Ok(path);
-        }
-        Err(Error::missing(format!("there is no archive {wanted:?}")).hint(self.suggestion(wanted)))
-    }
-
-    fn latest(&self, stack: &str, kind: Option<Kind>) -> Result<PathBuf> {
-        let mut entries = self.list()?;
-        entries.retain(|entry| {
-            entry.state.is_good()
-                && entry.stack.as_deref() == Some(stack)
-                && entry.purpose == Purpose::Backup
-        });
-        let newest = entries.iter().find(|e| kind.is_none() || e.kind == kind);
-        // Where there is only the other kind, what is done with it says what to do instead.
-        let any = || entries.first().filter(|_| kind == Some(Kind::Logical));
-        let newest = newest.or_else(any).map(|entry| entry.path.clone());
-        newest.ok_or_else(|| {
-            let place = self.place().display();
-            let (what, make) = match kind {
-                Some(Kind::Physical) => ("physical archive", "k1ops backup --physical"),
-                _ => ("archive", "k1ops backup"),
-            };
-            Error::missing(format!(
-                "there is no good {what} of stack {stack} in {place}"
-            ))
-            .hint(format!(
-                "Make one with `{make}`; `k1ops list` shows what is there."
-            ))
-        })
-    }
-
-    fn suggestion(&self, wanted: &str) -> String {
-        let entries = self.list().unwrap_or_default();
-        let nearest = entries.iter().max_by(|a, b| {
-            let like = |entry: &Entry| strsim::jaro_winkler(&entry.name, wanted);
-            like(a).total_cmp(&like(b))
-        });
-        match nearest {
-            Some(entry) => format!(
-                "The nearest name in {} is {}; `k1ops list` shows all.",
-                self.place().display(),
-                entry.name
-            ),
-            None => format!(
-                "{} holds no archive yet; make one with `k1ops backup`.",
-                self.place().display()
-            ),
-        }
-    }
-
-    /// The name of what is directly in this repository. A folder may be written in several ways.
+    /// The name of what is directly in this repository.
     fn name_of(&self, path: &Path) -> Option<String> {
-        let (folder, name) = (path.parent()?, path.file_name()?);
-        let real = |folder: &Path| folder.canonicalize().ok();
-        let is_here = folder == self.place()
-            || real(folder).is_some_and(|folder| Some(folder) == real(self.place()));
-        is_here.then(|| name.to_string_lossy().into_owned())
+        name_in(self.place(), path)
     }
+}
+
+/// What `[repository]` of the stack's configuration names.
+fn shelf_of(stack: &Stack) -> Result<Arc<dyn Shelf>> {
+    let configured = &stack.config.repository;
+    if configured.url.is_empty() {
+        return Ok(Arc::new(Folder::new(stack.repository())));
+    }
+    if !configured.path.as_os_str().is_empty() {
+        return Err(
+            Error::usage("repository.path and repository.url are both set")
+                .hint("Keep the one that archives are to go to."),
+        );
+    }
+    let file = &configured.credentials;
+    let settings = Settings {
+        url: configured.url.expose().to_owned(),
+        endpoint: configured.endpoint.clone(),
+        region: configured.region.clone(),
+        credentials: (!file.as_os_str().is_empty()).then(|| stack.base.join(file)),
+    };
+    Ok(Arc::new(Elsewhere::open(&settings)?))
+}
+
+/// The name of what is directly in `place`, if it is there. A folder may be written in several ways.
+fn name_in(place: &Path, path: &Path) -> Option<String> {
+    let (folder, name) = (path.parent()?, path.file_name()?);
+    is_same_place(folder, place).then(|| name.to_string_lossy().into_owned())
+}
+
+fn is_same_place(one: &Path, other: &Path) -> bool {
+    let real = |folder: &Path| folder.canonicalize().ok();
+    one == other || real(one).is_some_and(|one| Some(one) == real(other))
 }
 
 /// Whether a name is that of a finished archive.

@@ -12,6 +12,7 @@ use crate::error::{Context, Result};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::path::Path;
 
 /// The folder of notes, beside the archives.
 pub(super) const PROOFS: &str = ".proofs";
@@ -20,13 +21,16 @@ pub(super) const PROOFS: &str = ".proofs";
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proof {
     /// Of which content.
-    content: String,
+    pub(super) content: String,
     /// When all of it was read and found whole.
     pub verified_at: Option<DateTime<Utc>>,
     /// When a stack was restored from it and did its work.
     pub drilled_at: Option<DateTime<Utc>>,
     /// Why it is no backup, if that was found out last.
     pub failure: Option<String>,
+    /// The SHA-256 of the file, as it was written or first copied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) sha256: Option<String>,
 }
 
 impl Proof {
@@ -71,18 +75,83 @@ impl Repository {
         self.note(copy, |proof| proof.drilled_at = known.drilled_at)
     }
 
+    /// Notes the digest of an archive that this run has written, for whoever copies it.
+    pub fn note_written(&self, archive: &Archive) -> Result<()> {
+        let digest = self
+            .name_of(archive.path())
+            .and_then(|name| self.digests.of(&name));
+        match digest {
+            Some(_) => self.note(archive, |_| ()),
+            None => Ok(()),
+        }
+    }
+
+    /// Notes that the file of an archive is not what it was, although its manifest may be.
+    pub(super) fn note_damage(&self, entry: &Entry, reason: &str) -> Result<()> {
+        let damaged = Proof {
+            content: entry.content.clone().unwrap_or_default(),
+            failure: Some(reason.to_owned()),
+            ..Proof::default()
+        };
+        let _lock = self.shelf.lock_notes()?;
+        self.write_proof(&entry.name, &damaged)
+    }
+
+    /// Notes of an archive what is known of one that it is equal to, byte for byte. What was found out
+    /// about this one itself stays.
+    pub(super) fn inherit(&self, name: &str, known: &Proof) -> Result<()> {
+        let _lock = self.shelf.lock_notes()?;
+        let own = self.read_proof(name)?.unwrap_or_default();
+        let own = if own.content == known.content {
+            own
+        } else {
+            Proof::default()
+        };
+        let both = Proof {
+            content: known.content.clone(),
+            verified_at: own.verified_at.max(known.verified_at),
+            drilled_at: own.drilled_at.max(known.drilled_at),
+            failure: own.failure.clone(),
+            sha256: own.sha256.clone().or_else(|| known.sha256.clone()),
+        };
+        if both == own || known.failure.is_some() {
+            return Ok(());
+        }
+        self.write_proof(name, &both)
+    }
+
+    /// What is known of an archive as it was when it was listed.
+    pub(super) fn known_of(&self, entry: &Entry) -> Result<Proof> {
+        let content = entry.content.clone().unwrap_or_default();
+        let known = self.read_proof(&entry.name)?;
+        Ok(known
+            .filter(|proof| proof.content == content)
+            .unwrap_or(Proof {
+                content,
+                ..Proof::default()
+            }))
+    }
+
+    /// Why an archive that was listed is no backup, if that was found out.
+    pub(super) fn known_failure(&self, entry: &Entry) -> Result<Option<String>> {
+        Ok(self.known_of(entry)?.failure)
+    }
+
+    /// What stands for the content of the archive at `path`, as it is now.
+    pub(super) fn content_of(&self, path: &Path) -> Result<String> {
+        Ok(match self.look_at(path)? {
+            Look::Archive(archive) => content(&archive),
+            Look::Sealed(seal) => seal.content,
+        })
+    }
+
     /// What is known of an archive of this repository as it is now.
     pub fn proof(&self, entry: &Entry) -> Result<Proof> {
         let Some(proof) = self.read_proof(&entry.name)? else {
             return Ok(Proof::default());
         };
-        let same = self.look_at(&entry.path).is_ok_and(|now| {
-            let now = match now {
-                Look::Archive(archive) => content(&archive),
-                Look::Sealed(seal) => seal.content,
-            };
-            now == proof.content
-        });
+        let now = self.content_of(&entry.path);
+        let same = now.is_ok_and(|now| now == proof.content);
         Ok(if same { proof } else { Proof::default() })
     }
 
@@ -93,7 +162,10 @@ impl Repository {
 
     fn note(&self, archive: &Archive, change: impl FnOnce(&mut Proof)) -> Result<()> {
         let Some(name) = self.name_of(archive.path()) else {
-            return Ok(());
+            return match self.copy_of(archive.path()) {
+                Some(copy) => copy.open()?.note(archive, change),
+                None => Ok(()),
+            };
         };
         let _lock = self.shelf.lock_notes()?;
         let content = content(archive);
@@ -105,8 +177,13 @@ impl Repository {
             ..Proof::default()
         });
         change(&mut proof);
-        let text = serde_json::to_vec_pretty(&proof).context(|| "a proof cannot be written")?;
-        self.shelf.write_note(&proof_file(&name), &text)
+        proof.sha256 = self.digests.of(&name).or(proof.sha256);
+        self.write_proof(&name, &proof)
+    }
+
+    fn write_proof(&self, name: &str, proof: &Proof) -> Result<()> {
+        let text = serde_json::to_vec_pretty(proof).context(|| "a proof cannot be written")?;
+        self.shelf.write_note(&proof_file(name), &text)
     }
 
     /// A note that cannot be read proves nothing.
@@ -122,7 +199,7 @@ fn proof_file(name: &str) -> String {
 
 /// What the manifest says of every byte that matters; of an encrypted archive what can be said
 /// without its key.
-fn content(archive: &Archive) -> String {
+pub(super) fn content(archive: &Archive) -> String {
     if let Some(seal) = archive.seal() {
         return seal.content.clone();
     }

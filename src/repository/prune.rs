@@ -178,6 +178,20 @@ impl Repository {
         Self::prune_log(&plan.wal, events, interrupt)
     }
 
+    /// Judges and deletes, as the only writer meanwhile.
+    pub async fn prune(
+        &self,
+        options: &PruneOptions,
+        events: &Events,
+        interrupt: &Interrupt,
+    ) -> Result<PrunePlan> {
+        let purpose = format!("prune of stack {}", options.stack);
+        let access = self.write_access(&purpose).await?;
+        let plan = self.plan_prune(options, Some(&access))?;
+        self.execute_prune(&plan, options, &access, events, interrupt)?;
+        Ok(plan)
+    }
+
     /// What is to be judged of one file; `None` for what a backup is writing, or left.
     fn candidate(&self, entry: &Entry, kind: ProofKind) -> Result<Option<Candidate>> {
         // No drill is made of the data directory of a server by URL.

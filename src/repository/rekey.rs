@@ -153,7 +153,7 @@ impl Repository {
             let path = self.place().join(&name);
             let sink = self
                 .sealing
-                .begin(&path, self.shelf.begin(&name, replaces)?)?;
+                .begin(&path, self.begin_stored(&name, replaces)?)?;
             copy(archive, sink, events, interrupt).await?;
             let copied = self.open(&path)?;
             verify(&copied, Depth::Full, jobs, events, interrupt).await?;

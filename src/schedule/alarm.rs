@@ -53,7 +53,14 @@ pub(super) async fn ended(
     let was_bad = matches!(before, Some(Fate::Failed | Fate::Died));
     let archive = run.archive.as_deref().unwrap_or("no archive");
     let deliveries = match &run.error {
-        Some(error) => tell(stack, Occasion::Failed, "the backup failed", error, events).await,
+        Some(error) => {
+            let what = if run.behind.is_empty() {
+                "the backup failed"
+            } else {
+                "the backup is good, and not copied everywhere"
+            };
+            tell(stack, Occasion::Failed, what, error, events).await
+        }
         None if was_bad && stack.config.notify.recovery => {
             let what = "backups are good again";
             tell(stack, Occasion::Recovered, what, archive, events).await

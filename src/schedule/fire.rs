@@ -1,5 +1,5 @@
-//! One run of the schedule: back up, read the backup back as a whole, prune, and now and then a
-//! drill.
+//! One run of the schedule: back up, read the backup back as a whole, copy it, prune, and now and then
+//! a drill.
 
 use super::record::{By, Run, Runs};
 use super::{Calendar, alarm, calendar_of};
@@ -12,7 +12,7 @@ use crate::drill::{self, DrillOptions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Events;
 use crate::interrupt::Interrupt;
-use crate::repository::{LATEST, PruneOptions, Purpose, Repository};
+use crate::repository::{self, CopyReport, LATEST, PruneOptions, Purpose, Repository};
 use crate::restore;
 use crate::stack::Stack;
 use chrono::{DateTime, Utc};
@@ -122,14 +122,28 @@ async fn work(stack: &Stack, run: &mut Run, events: &Events, interrupt: &Interru
     if stack.config.schedule.verify && report.verified.depth != Depth::Full {
         prove(stack, &report, events, interrupt).await?;
     }
+    let mut behind = copy(stack, events, interrupt).await?;
     // First, since a drill may be what has to be passed before anything is deleted.
     if drill_is_due(stack)? {
         run.drilled = drill(stack, events, interrupt).await?;
     }
     if stack.config.schedule.prune {
-        run.pruned = prune(stack, events, interrupt).await?;
+        run.pruned = prune(stack, &mut behind, events, interrupt).await?;
     }
-    Ok(())
+    run.behind = behind;
+    let names = run.behind.iter().map(String::as_str);
+    repository::behind(names).map_or(Ok(()), Err)
+}
+
+/// Brings the copies up to date, and answers which are not. The backup is good all the same, so that
+/// what is left to do is done before anybody is alarmed.
+async fn copy(stack: &Stack, events: &Events, interrupt: &Interrupt) -> Result<Vec<String>> {
+    let repository = Repository::of(stack)?;
+    let work = repository.bring_copies_up(&stack.name, events, interrupt);
+    let reports = Box::pin(work).await;
+    interrupt.check()?;
+    let behind = reports.into_iter().filter(CopyReport::is_behind);
+    Ok(behind.map(|report| report.name).collect())
 }
 
 /// Where a disk is not mounted, its folder is there and empty, and backups would pile up on another
@@ -219,14 +233,29 @@ async fn drill(stack: &Stack, events: &Events, interrupt: &Interrupt) -> Result<
     }
 }
 
-async fn prune(stack: &Stack, events: &Events, interrupt: &Interrupt) -> Result<usize> {
+/// Prunes, and each copy by the same rules. One that cannot be is added to those that are behind.
+async fn prune(
+    stack: &Stack,
+    behind: &mut Vec<String>,
+    events: &Events,
+    interrupt: &Interrupt,
+) -> Result<usize> {
     let repository = Repository::of(stack)?;
     let options = PruneOptions::of(stack);
-    let access = repository
-        .write_access(&format!("prune of stack {}", stack.name))
-        .await?;
-    let plan = repository.plan_prune(&options, Some(&access))?;
-    repository.execute_prune(&plan, &options, &access, events, interrupt)?;
+    let plan = repository.prune(&options, events, interrupt).await?;
+    for copy in repository.copies() {
+        let name = copy.name();
+        // Whatever keeps it from being written to keeps it from being pruned.
+        if behind.iter().any(|other| other == name) {
+            continue;
+        }
+        let pruned = async { copy.open()?.prune(&options, events, interrupt).await };
+        if let Err(error) = pruned.await {
+            interrupt.check()?;
+            events.warning(format!("the copy {name} is not pruned: {error}"));
+            behind.push(name.to_owned());
+        }
+    }
     Ok(plan.goes().count())
 }
 

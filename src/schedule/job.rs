@@ -60,7 +60,13 @@ impl Job {
         }
         let mut writes_to = vec![base.clone()];
         let repository = stack.repository_folder();
-        writes_to.extend(repository.filter(|folder| !folder.starts_with(&stack.base)));
+        let copies = &stack.config.repository.copies;
+        let copies = copies.iter().filter_map(|copy| {
+            let stack = stack.with_repository(copy.alone());
+            stack.repository_folder()
+        });
+        let folders = repository.into_iter().chain(copies);
+        writes_to.extend(folders.filter(|folder| !folder.starts_with(&stack.base)));
         let textfile = base.join(&stack.config.metrics.textfile);
         if !textfile.starts_with(&base) {
             writes_to.extend(textfile.parent().map(Path::to_path_buf));

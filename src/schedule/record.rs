@@ -67,6 +67,9 @@ pub struct Run {
     /// A drill was due, and passed.
     #[serde(default)]
     pub drilled: bool,
+    /// Copies of the repository that are not up to date.
+    #[serde(default)]
+    pub behind: Vec<String>,
     /// What went wrong, in one line.
     pub error: Option<String>,
     /// Channels on which the message about it did not arrive.
@@ -100,6 +103,7 @@ impl Run {
             archive: None,
             pruned: 0,
             drilled: false,
+            behind: Vec::new(),
             error: None,
             not_told: Vec::new(),
         })

@@ -23,7 +23,7 @@ pub use stop::{
     StopReport, server_runs, stop, stop_locked, stop_server_locked, stop_services_locked,
 };
 
-use crate::config::{Config, Loaded};
+use crate::config::{Config, Loaded, Repository};
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -103,6 +103,14 @@ impl Stack {
         let mut stack = self.clone();
         stack.config.database = docker::Deployment::of(self)?.database_config();
         Ok(stack)
+    }
+
+    /// The same stack with its archives in another repository.
+    #[must_use]
+    pub fn with_repository(&self, repository: Repository) -> Self {
+        let mut stack = self.clone();
+        stack.config.repository = repository;
+        stack
     }
 
     /// Conductor's own `SQLite` database (tier 2).

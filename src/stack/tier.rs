@@ -37,9 +37,11 @@ impl Tier {
         match error.kind() {
             ErrorKind::Missing => true,
             ErrorKind::Failed | ErrorKind::BadData => self == Self::Docker,
-            ErrorKind::Usage | ErrorKind::Locked | ErrorKind::Refused | ErrorKind::Interrupted => {
-                false
-            }
+            ErrorKind::Usage
+            | ErrorKind::Locked
+            | ErrorKind::Refused
+            | ErrorKind::Behind
+            | ErrorKind::Interrupted => false,
         }
     }
 }

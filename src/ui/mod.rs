@@ -321,6 +321,7 @@ fn heading(kind: ErrorKind) -> &'static str {
         ErrorKind::BadData => "bad data:",
         ErrorKind::Locked => "locked:",
         ErrorKind::Refused => "refused:",
+        ErrorKind::Behind => "behind:",
         ErrorKind::Interrupted => "interrupted:",
     }
 }

@@ -195,6 +195,45 @@ const FAULTS: &[Fault] = &[
         code: 0,
     },
     Fault {
+        name: "a copy whose disk is not mounted",
+        plant: |bed| {
+            bed.config("[[repository.copies]]\nname = 'usb'\npath = '/mnt/k1ops-usb/k1'\n");
+        },
+        check: "repository",
+        severity: "problem",
+        says: "the copy usb of the repository cannot be used",
+        remedy: "k1ops repo copy",
+        code: 3,
+    },
+    Fault {
+        name: "a copy that is behind",
+        plant: |bed| {
+            std::fs::create_dir(bed.path().join("usb")).unwrap();
+            bed.config("[[repository.copies]]\nname = 'usb'\npath = 'usb'\n");
+        },
+        check: "repository",
+        severity: "problem",
+        says: "the copy usb lacks 1 of 1 backups",
+        remedy: "k1ops repo copy",
+        code: 7,
+    },
+    Fault {
+        name: "an archive that is another in a copy",
+        plant: |bed| {
+            let name = the_archive(bed).file_name().unwrap().to_owned();
+            let usb = bed.path().join("usb");
+            std::fs::create_dir(&usb).unwrap();
+            let other = archive(bed, Utc::now() - TimeDelta::days(1), 1000);
+            std::fs::rename(other, usb.join(name)).unwrap();
+            bed.config("[[repository.copies]]\nname = 'usb'\npath = 'usb'\n");
+        },
+        check: "repository",
+        severity: "problem",
+        says: "1 archives are not the same in the copy usb",
+        remedy: "--from-copy usb",
+        code: 4,
+    },
+    Fault {
         name: "a restore that was killed",
         plant: |bed| {
             let variable = k1ops::restore::crash::VARIABLE;

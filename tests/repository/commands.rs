@@ -1,9 +1,10 @@
 //! The commands, on archives that are elsewhere.
 
-use crate::scratch::{Scratch, dump};
+use crate::scratch::{Scratch, dump, fill};
 use crate::servers::{Counter, MAKES, Make, Server};
 use k1ops::event::Events;
 use k1ops::store::{NewWorkflow, Place, Store};
+use std::time::Instant;
 
 /// Both databases as text.
 fn dumps(scratch: &Scratch) -> [String; 2] {
@@ -150,4 +151,27 @@ fn a_refusal_says_what_to_do_and_no_secret() {
     std::fs::write(scratch.path().join("k1ops.toml"), config).unwrap();
     let said = scratch.run(&["list"]).failed(2, "more in it than a place");
     assert!(!said.err.contains("hunter2"), "{}", said.err);
+}
+
+#[test]
+fn a_limit_holds_up_what_is_written() {
+    let scratch = Scratch::new();
+    fill(&scratch.db("k1"), 30);
+    let db = k1ops::adapters::sqlite::open_or_create(&scratch.db("k1")).unwrap();
+    let mut body = vec![0; 400_000];
+    fastrand::Rng::with_seed(7).fill(&mut body);
+    db.execute("INSERT INTO workflow(body) VALUES (?1)", [&body])
+        .unwrap();
+    let limited = "tier = 'jar'\n[repository]\nbandwidth = '400 kB/s'\n";
+    std::fs::write(scratch.path().join("k1ops.toml"), limited).unwrap();
+    let begun = Instant::now();
+    let archive = scratch.backup();
+    let took = begun.elapsed().as_millis();
+    let size = u128::from(std::fs::metadata(&archive).unwrap().len());
+    assert!(size > 400_000);
+    // Sleeping is never too short, so that this holds however fast or slow the host is: all but the
+    // quarter of a second's worth that may be saved up has been waited for.
+    let least = (size - 100_000) * 1000 / 400_000;
+    assert!(took >= least, "{size} bytes in {took} ms");
+    scratch.run(&["verify", "latest"]).done();
 }

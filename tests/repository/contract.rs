@@ -1,5 +1,6 @@
 //! What every repository promises, whatever it stands on.
 
+use crate::dav::Dav;
 use crate::scratch::Scratch;
 use crate::servers::{MAKES, Make, Server};
 use chrono::{DateTime, TimeDelta, Utc};
@@ -10,21 +11,39 @@ use k1ops::event::Events;
 use k1ops::interrupt::Interrupt;
 use k1ops::repository::{LATEST, PruneOptions, Purpose, Repository, State};
 use k1ops::stack::Stack;
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+/// What a repository stands on.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    Folder,
+    S3(Make),
+    WebDav,
+}
 
 /// A repository and what it needs to be there.
 struct Bed {
     repository: Repository,
     stack: Stack,
     _scratch: Scratch,
-    _server: Option<Server>,
+    _server: Option<Box<dyn Any>>,
 }
 
 impl Bed {
-    fn on(make: Option<Make>) -> Self {
-        let server = make.map(Server::start);
-        let scratch = server.as_ref().map_or_else(Scratch::new, Server::stack);
+    fn on(place: Place) -> Self {
+        let (scratch, server): (Scratch, Option<Box<dyn Any>>) = match place {
+            Place::Folder => (Scratch::new(), None),
+            Place::S3(make) => {
+                let server = Server::start(make);
+                (server.stack(), Some(Box::new(server)))
+            }
+            Place::WebDav => {
+                let server = Dav::start();
+                (server.stack(), Some(Box::new(server)))
+            }
+        };
         let overrides = Overrides::default();
         let loaded = config::load(&overrides, &BTreeMap::new(), scratch.path()).unwrap();
         let stack = Stack::open(&loaded).unwrap();
@@ -106,10 +125,10 @@ async fn fill(writer: &Writer, parts: u32) {
 
 fn everywhere(promise: impl AsyncFn(Bed)) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let makes = MAKES.into_iter().map(Some);
-    for make in std::iter::once(None).chain(makes) {
-        println!("on {make:?}");
-        runtime.block_on(promise(Bed::on(make)));
+    let servers = MAKES.into_iter().map(Place::S3).chain([Place::WebDav]);
+    for place in std::iter::once(Place::Folder).chain(servers) {
+        println!("on {place:?}");
+        runtime.block_on(promise(Bed::on(place)));
     }
 }
 

@@ -9,13 +9,13 @@ use crate::servers::{MAKES, Server};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-fn times() -> u32 {
+pub fn times() -> u32 {
     let wanted = std::env::var("K1OPS_TEST_KILLS").ok();
     wanted.and_then(|text| text.parse().ok()).unwrap_or(10)
 }
 
 /// Runs a backup, and kills it after some time unless it has ended; answers whether it was killed.
-fn killed_backup(scratch: &Scratch, after: Duration) -> bool {
+pub fn killed_backup(scratch: &Scratch, after: Duration) -> bool {
     let mut child = Command::new(env!("CARGO_BIN_EXE_k1ops"))
         .current_dir(scratch.path())
         .env("DOCKER_HOST", "unix:///nowhere/docker.sock")

@@ -1,5 +1,5 @@
 //! Repositories: one contract over a folder and two S3 servers of different make, the commands on
-//! both servers, and uploads that are killed.
+//! both servers, uploads that are killed, and copies.
 //!
 //! The servers are moto (Python) and the Versity S3 gateway (Go); `scripts/test` installs them. What
 //! the servers hold is asked with boto3, which knows nothing of k1ops.
@@ -14,6 +14,8 @@
 
 mod commands;
 mod contract;
+mod copies;
+mod dav;
 mod killed;
 #[path = "../scratch/mod.rs"]
 mod scratch;

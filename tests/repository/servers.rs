@@ -80,16 +80,41 @@ impl Server {
     /// A stack that keeps its archives on this server, reached at `port`.
     pub fn stack_by(port: u16) -> Scratch {
         let scratch = Scratch::new();
-        let config = format!(
-            "tier = 'jar'\n[repository]\nurl = 's3://{BUCKET}/of/k1/'\n\
-             endpoint = 'http://127.0.0.1:{port}'\ncredentials = 'store.env'\n"
-        );
+        let place = Self::place_by(port, &scratch);
+        let config = format!("tier = 'jar'\n[repository]\n{place}");
         std::fs::write(scratch.path().join("k1ops.toml"), config).unwrap();
+        scratch
+    }
+
+    /// The keys of a place on this server, with credentials beside the stack.
+    fn place_by(port: u16, scratch: &Scratch) -> String {
         let keys = format!("AWS_ACCESS_KEY_ID={KEY}\nAWS_SECRET_ACCESS_KEY={SECRET}\n");
         let file = scratch.path().join("store.env");
         std::fs::write(&file, keys).unwrap();
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
-        scratch
+        format!(
+            "url = 's3://{BUCKET}/of/k1/'\nendpoint = 'http://127.0.0.1:{port}'\n\
+             credentials = 'store.env'\n"
+        )
+    }
+
+    /// The keys of a place on this server for a copy.
+    pub fn place(&self, scratch: &Scratch) -> String {
+        Self::place_by(self.port, scratch)
+    }
+
+    /// Removes an object, by another client.
+    pub fn remove(&self, name: &str) {
+        self.boto(&format!("s3.delete_object(Bucket=bucket, Key='{name}')"));
+    }
+
+    /// The SHA-256 of an object, by another client.
+    pub fn digest(&self, name: &str) -> String {
+        let code = format!(
+            "import hashlib; print(hashlib.sha256(\
+             s3.get_object(Bucket=bucket, Key='{name}')['Body'].read()).hexdigest())"
+        );
+        self.lines(&code).remove(0)
     }
 
     pub fn stack(&self) -> Scratch {
@@ -156,7 +181,7 @@ fn is_executable(file: &Path) -> bool {
         .is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()
 }

@@ -3,6 +3,7 @@
 //! Credentials come from the environment or from a file that only its owner can read, by the names
 //! that every other tool uses for them (`AWS_ACCESS_KEY_ID` and so on); never from the address.
 
+use super::webdav::WebDav;
 use crate::adapters::http;
 use crate::error::{Context, Error, Result};
 use object_store::aws::{AmazonS3, AmazonS3Builder};
@@ -31,7 +32,7 @@ const S3_CREDENTIALS: [&str; 6] = [
 /// Where a folder in an object store is.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
-    /// `s3://BUCKET/FOLDER`, `az://CONTAINER/FOLDER` or `gs://BUCKET/FOLDER`.
+    /// `s3://BUCKET/FOLDER`, `az://CONTAINER/FOLDER`, `gs://BUCKET/FOLDER` or `https://HOST/FOLDER`.
     pub url: String,
     /// The server's address, if it is not the provider's own.
     pub endpoint: String,
@@ -47,6 +48,8 @@ pub(super) struct Connected {
     pub(super) folder: Key,
     pub(super) objects: Arc<dyn ObjectStore>,
     pub(super) parts: Arc<dyn Parts>,
+    /// A server that takes a file while its bytes come, and in no other way.
+    pub(super) stream: Option<Arc<WebDav>>,
     /// Where uploads that were never finished can be listed.
     pub(super) s3: Option<(Arc<AmazonS3>, reqwest::Client)>,
 }
@@ -59,8 +62,11 @@ impl<T: MultipartStore + std::fmt::Debug> Parts for T {}
 pub(super) fn connect(settings: &Settings) -> Result<Connected> {
     let url = parse(&settings.url)?;
     let bucket = url.host_str().unwrap_or_default().to_owned();
+    let port = url
+        .port()
+        .map_or_else(String::new, |port| format!(":{port}"));
     let folder = url.path().trim_matches('/').to_owned();
-    let mut address = format!("{}://{bucket}", url.scheme());
+    let mut address = format!("{}://{bucket}{port}", url.scheme());
     if !folder.is_empty() {
         address = format!("{address}/{folder}");
     }
@@ -74,6 +80,7 @@ pub(super) fn connect(settings: &Settings) -> Result<Connected> {
         variables: &variables,
         client: &client,
     };
+    let mut stream = None;
     let (objects, parts, s3): (Arc<dyn ObjectStore>, Arc<dyn Parts>, _) = match url.scheme() {
         "s3" => {
             let s3 = Arc::new(plain.s3(&bucket, &address)?.build().context(cannot)?);
@@ -82,6 +89,17 @@ pub(super) fn connect(settings: &Settings) -> Result<Connected> {
         "az" => {
             let azure = Arc::new(plain.azure(&bucket).build().context(cannot)?);
             (azure.clone(), azure, None)
+        }
+        "http" | "https" => {
+            let login = login(&url, &address, &variables)?;
+            let server = Arc::new(WebDav::new(
+                client.clone(),
+                http::single_use_client()?,
+                &url,
+                login,
+            ));
+            stream = Some(server.clone());
+            (server.clone(), server, None)
         }
         _ => {
             let google = Arc::new(plain.google(&bucket).build().context(cannot)?);
@@ -93,12 +111,14 @@ pub(super) fn connect(settings: &Settings) -> Result<Connected> {
         folder,
         objects,
         parts,
+        stream,
         s3,
     })
 }
 
 fn parse(text: &str) -> Result<reqwest::Url> {
-    let hint = "Write it as s3://BUCKET/FOLDER, az://CONTAINER/FOLDER or gs://BUCKET/FOLDER.";
+    let hint = "Write it as s3://BUCKET/FOLDER, az://CONTAINER/FOLDER, gs://BUCKET/FOLDER or, for WebDAV, \
+                https://HOST/FOLDER.";
     let wrong = |what: &str| Error::usage(format!("repository.url {what}")).hint(hint);
     let url = reqwest::Url::parse(text).map_err(|_| wrong("is not a URL"))?;
     if !url.username().is_empty() || url.password().is_some() || url.query().is_some() {
@@ -107,11 +127,11 @@ fn parse(text: &str) -> Result<reqwest::Url> {
              names, and a server's address in repository.endpoint.",
         ));
     }
-    if !matches!(url.scheme(), "s3" | "az" | "gs") {
+    if !matches!(url.scheme(), "s3" | "az" | "gs" | "http" | "https") {
         return Err(wrong("is of a kind that is not known"));
     }
     if url.host_str().is_none_or(str::is_empty) {
-        return Err(wrong("names no bucket"));
+        return Err(wrong("names no bucket or host"));
     }
     Ok(url)
 }
@@ -119,7 +139,7 @@ fn parse(text: &str) -> Result<reqwest::Url> {
 /// What the environment and the file of credentials say, by name.
 fn variables(settings: &Settings) -> Result<BTreeMap<String, String>> {
     let of_store = |name: &str| {
-        ["AWS_", "AZURE_", "GOOGLE_"]
+        ["AWS_", "AZURE_", "GOOGLE_", "WEBDAV_"]
             .iter()
             .any(|p| name.starts_with(p))
     };
@@ -149,6 +169,29 @@ fn variables(settings: &Settings) -> Result<BTreeMap<String, String>> {
         variables.insert(name.to_owned(), value.to_owned());
     }
     Ok(variables)
+}
+
+/// Who asks a `WebDAV` server, if it is to be said. A password goes over the line as it is.
+fn login(
+    url: &reqwest::Url,
+    address: &str,
+    variables: &BTreeMap<String, String>,
+) -> Result<Option<(String, String)>> {
+    let Some(user) = variables.get("WEBDAV_USERNAME") else {
+        return Ok(None);
+    };
+    let is_here = matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
+    if url.scheme() == "http" && !is_here {
+        return Err(Error::refused(format!(
+            "the password for {address} would go over the network in the clear"
+        ))
+        .hint("Write the address with https://."));
+    }
+    let password = variables
+        .get("WEBDAV_PASSWORD")
+        .cloned()
+        .unwrap_or_default();
+    Ok(Some((user.clone(), password)))
 }
 
 /// Reads a file that nobody but its owner may read.
@@ -244,7 +287,7 @@ impl Options<'_> {
 
 /// A request that fails is tried again for a minute: long enough for a server that restarts, short
 /// enough for whoever waits.
-fn retries() -> RetryConfig {
+pub(super) fn retries() -> RetryConfig {
     RetryConfig {
         backoff: BackoffConfig {
             init_backoff: Duration::from_millis(200),

@@ -1,5 +1,5 @@
 //! A folder in an object store: S3 and what speaks its language, Azure Blob Storage, Google Cloud
-//! Storage.
+//! Storage, `WebDAV`.
 //!
 //! Calls block, as those of the file system do, and work from any thread, inside a runtime or not:
 //! the requests run on a small runtime of this module's own. Every request is tried again for a
@@ -8,8 +8,10 @@
 mod connect;
 mod lease;
 mod remote;
+mod stream;
 mod unfinished;
 mod upload;
+mod webdav;
 
 pub use connect::Settings;
 pub use lease::Lease;
@@ -17,6 +19,7 @@ pub use remote::Remote;
 pub use unfinished::Unfinished;
 pub use upload::Upload;
 
+use crate::adapters::storage::Sink;
 use crate::error::{Context, Error, ErrorKind, Result};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -25,6 +28,7 @@ use object_store::path::Path as Key;
 use object_store::{ObjectStoreExt, PutMode, PutOptions, PutPayload, PutResult, UpdateVersion};
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
+use stream::Streamed;
 use tokio::runtime::Runtime;
 
 /// The largest object that is read as a whole.
@@ -112,6 +116,33 @@ impl Bucket {
         match wait(async move { this.0.objects.delete(&key).await })? {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(self.explain_object(name, "cannot be removed", &error)),
+        }
+    }
+
+    /// Begins an object of this name, which must be free unless it is to be replaced. Where a store
+    /// shows what is not finished, it is called `partial` meanwhile.
+    pub fn begin(&self, name: &str, partial: String, replaces: bool) -> Result<Box<dyn Sink>> {
+        let Some(server) = &self.0.stream else {
+            return Ok(Box::new(if replaces {
+                self.replacement(name)
+            } else {
+                self.upload(name)?
+            }));
+        };
+        if !replaces {
+            self.require_free(name)?;
+        }
+        let streamed = Streamed::begin(self, server.clone(), name, partial, replaces)?;
+        Ok(Box::new(streamed))
+    }
+
+    fn require_free(&self, name: &str) -> Result<()> {
+        match self.head(name)? {
+            None => Ok(()),
+            Some(_) => Err(Error::refused(format!(
+                "{} exists already",
+                self.address_of(name)
+            ))),
         }
     }
 

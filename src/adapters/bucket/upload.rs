@@ -45,12 +45,7 @@ pub struct Upload {
 impl Bucket {
     /// Begins an object of this name, which must be free.
     pub fn upload(&self, name: &str) -> Result<Upload> {
-        if self.head(name)?.is_some() {
-            return Err(Error::refused(format!(
-                "{} exists already",
-                self.address_of(name)
-            )));
-        }
+        self.require_free(name)?;
         Ok(Upload::new(self, name, false))
     }
 
@@ -137,9 +132,8 @@ impl Upload {
         while !self.under_way.is_empty() {
             self.settle_one()?;
         }
-        if !self.replaces && self.bucket.head(&self.name)?.is_some() {
-            let address = self.bucket.address_of(&self.name);
-            return Err(Error::refused(format!("{address} exists already")));
+        if !self.replaces {
+            self.bucket.require_free(&self.name)?;
         }
         let (bucket, key) = (self.bucket.clone(), self.bucket.key(&self.name));
         let parts = std::mem::take(&mut self.parts);

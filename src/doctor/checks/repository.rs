@@ -1,11 +1,15 @@
-//! The folder that archives go to is there, or can be made, and can be written to.
+//! The folder that archives go to is there, or can be made, and can be written to; and each copy of it
+//! can be reached and has every backup.
 
-use super::{at_files, word};
+use super::{at_files, quoted, word};
 use crate::adapters::disk::{FileSystem, may_write};
 use crate::doctor::{Check, Examined, Finding, Group, Looking, Patient};
 use crate::error::{ErrorKind, Result};
-use crate::repository::Repository;
+use crate::repository::{CopyStatus, Repository};
 use std::sync::Arc;
+
+/// How many archives that are missing are named.
+const FEW: usize = 3;
 
 pub(super) struct RepositoryReachable;
 
@@ -19,7 +23,11 @@ impl Check for RepositoryReachable {
     }
 
     fn examine(&self, patient: Arc<Patient>) -> Looking {
-        at_files(patient, look)
+        at_files(patient, |patient| {
+            let mut examined = look(patient)?;
+            look_at_copies(patient, &mut examined);
+            Ok(examined)
+        })
     }
 }
 
@@ -69,6 +77,65 @@ fn look(patient: &Patient) -> Result<Examined> {
             .into());
     }
     Ok(Examined::well(format!("{shown} can be written to")))
+}
+
+/// The copies, one after the other. What is wrong with the first repository is said already.
+fn look_at_copies(patient: &Patient, examined: &mut Examined) {
+    let stack = &patient.stack;
+    if stack.config.repository.copies.is_empty() {
+        return;
+    }
+    let repository = match Repository::of(stack) {
+        Ok(repository) => repository,
+        Err(error) => return examined.find(Finding::of(&error)),
+    };
+    for copy in repository.copy_status(&stack.name).unwrap_or_default() {
+        look_at_copy(&copy, examined);
+    }
+}
+
+fn look_at_copy(copy: &CopyStatus, examined: &mut Examined) {
+    let (name, place) = (&copy.name, copy.place.display());
+    if let Some(error) = &copy.error {
+        let title = format!("the copy {name} of the repository cannot be used");
+        let mut finding = Finding::problem(ErrorKind::Missing, title)
+            .seen(format!("{place}: {error}"))
+            .because("new backups are not copied there, and may be in one place only");
+        finding.advice.clone_from(&copy.hint);
+        examined.find(finding.remedy("k1ops repo copy"));
+        return;
+    }
+    if !copy.missing.is_empty() {
+        let all = copy.missing.len() + copy.held.len() + copy.differing.len();
+        let title = format!(
+            "the copy {name} lacks {} of {all} backups",
+            copy.missing.len()
+        );
+        let missing = copy.missing.iter().take(FEW);
+        let finding = Finding::problem(ErrorKind::Behind, title)
+            .because("it could not be reached when they were made, or is new");
+        let finding = missing.fold(finding, |finding, step| finding.seen(step.name.clone()));
+        examined.find(finding.remedy("k1ops repo copy"));
+    }
+    if let Some(first) = copy.differing.first() {
+        let title = format!(
+            "{} archives are not the same in the copy {name}",
+            copy.differing.len()
+        );
+        examined.find(
+            Finding::problem(ErrorKind::BadData, title)
+                .seen(first.clone())
+                .because("one of the two was damaged or replaced, or encrypted anew")
+                .advise(format!(
+                    "Find out which is right; after a rekey, delete the old one in {place}."
+                ))
+                .remedy(format!("k1ops verify {}", quoted(first)))
+                .remedy(format!("k1ops verify {} --from-copy {name}", quoted(first))),
+        );
+    }
+    if !copy.is_behind() {
+        examined.say(format!("copy {name} has all {} backups", copy.held.len()));
+    }
 }
 
 /// An object store is asked whether it answers, and whether these credentials may look.

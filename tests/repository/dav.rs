@@ -1,0 +1,175 @@
+//! Archives on a `WebDAV` server, which is started for a test and ended with it. What it holds is looked at on
+//! its disk.
+
+use crate::commands::filled;
+use crate::killed::{killed_backup, times};
+use crate::scratch::{Scratch, dump};
+use crate::servers::{free_port, program};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const USER: &str = "k1";
+const PASSWORD: &str = "k1-test-hunter2";
+
+/// A server with an empty folder, and one below that does not exist yet.
+pub struct Dav {
+    child: Child,
+    port: u16,
+    folder: tempfile::TempDir,
+}
+
+impl Dav {
+    pub fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("root");
+        std::fs::create_dir(&root).unwrap();
+        let port = free_port();
+        let config = serde_json::json!({
+            "host": "127.0.0.1",
+            "port": port,
+            "provider_mapping": { "/dav": root },
+            "http_authenticator": {
+                "accept_basic": true, "accept_digest": false, "default_to_digest": false
+            },
+            "simple_dc": { "user_mapping": { "*": { USER: { "password": PASSWORD } } } },
+            "verbose": 1,
+        });
+        let file = folder.path().join("wsgidav.json");
+        std::fs::write(&file, config.to_string()).unwrap();
+        let child = Command::new(program("wsgidav"))
+            .arg("--config")
+            .arg(&file)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut server = Self {
+            child,
+            port,
+            folder,
+        };
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            let ended = server.child.try_wait().unwrap();
+            assert!(ended.is_none(), "wsgidav has ended: {ended:?}");
+            assert!(Instant::now() < deadline, "wsgidav does not listen");
+            std::thread::yield_now();
+        }
+        server
+    }
+
+    pub fn stack(&self) -> Scratch {
+        let scratch = Scratch::new();
+        let config = format!(
+            "tier = 'jar'\n[repository]\nurl = 'http://127.0.0.1:{}/dav/of/k1/'\n\
+             credentials = 'dav.env'\n",
+            self.port
+        );
+        std::fs::write(scratch.path().join("k1ops.toml"), config).unwrap();
+        let login = format!("WEBDAV_USERNAME={USER}\nWEBDAV_PASSWORD={PASSWORD}\n");
+        let file = scratch.path().join("dav.env");
+        std::fs::write(&file, login).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        scratch
+    }
+
+    /// Names of everything in the folder.
+    pub fn files(&self) -> Vec<String> {
+        let Ok(entries) = std::fs::read_dir(self.folder.path().join("root/of/k1")) else {
+            return Vec::new();
+        };
+        let name = |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().file_name();
+        let mut names: Vec<String> = entries
+            .map(|entry| name(entry).to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+impl Drop for Dav {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_stack_goes_to_a_webdav_server_and_comes_back() {
+    let server = Dav::start();
+    let scratch = server.stack();
+    filled(&scratch);
+    let before = ["conductor", "k1"].map(|name| dump(&scratch.db(name)));
+    let said = scratch.run(&["backup", "--json"]).done().json();
+    let archive = said["archive"].as_str().unwrap();
+    assert!(archive.starts_with("http://127.0.0.1:"), "{archive}");
+    let name = archive.rsplit_once('/').unwrap().1;
+    assert_eq!(
+        server.files(),
+        [name],
+        "neither a lock nor what was sent beside stays"
+    );
+    let listed = scratch.run(&["list", "--json"]).done().json();
+    assert_eq!(listed["archives"][0]["state"], "good");
+    scratch.run(&["verify"]).done();
+    scratch
+        .run(&["query", "workflows", "--from", "latest"])
+        .done();
+    std::fs::remove_dir_all(scratch.data()).unwrap();
+    scratch.run(&["restore", "latest", "--yes"]).done();
+    assert_eq!(
+        ["conductor", "k1"].map(|name| dump(&scratch.db(name))),
+        before
+    );
+}
+
+#[test]
+fn a_wrong_password_is_refused_without_being_shown() {
+    let server = Dav::start();
+    let scratch = server.stack();
+    scratch.run(&["list"]).done();
+    let login = format!("WEBDAV_USERNAME={USER}\nWEBDAV_PASSWORD=hunter3\n");
+    std::fs::write(scratch.path().join("dav.env"), login).unwrap();
+    let said = scratch.run(&["list"]).failed(3, "Give the credentials");
+    assert!(!said.err.contains("hunter"), "{}", said.err);
+    let config =
+        "tier = 'jar'\n[repository]\nurl = 'http://example.org/dav'\ncredentials = 'dav.env'\n";
+    std::fs::write(scratch.path().join("k1ops.toml"), config).unwrap();
+    scratch.run(&["list"]).failed(6, "in the clear");
+}
+
+#[test]
+fn an_upload_that_is_killed_is_not_seen_as_an_archive() {
+    let server = Dav::start();
+    let scratch = server.stack();
+    filled(&scratch);
+    let begun = Instant::now();
+    scratch.run(&["backup"]).done();
+    let usual = begun.elapsed();
+    let mut killed = 0;
+    for _ in 0..times() {
+        killed += u32::from(killed_backup(
+            &scratch,
+            usual.mul_f64(fastrand::f64() * 1.1),
+        ));
+        let listed = scratch.run(&["list", "--json"]).done().json();
+        for archive in listed["archives"].as_array().unwrap() {
+            let state = archive["state"].as_str().unwrap();
+            assert!(["good", "incomplete"].contains(&state), "{archive}");
+        }
+    }
+    assert!(killed > 0);
+    scratch.run(&["backup"]).done();
+    let files = server.files();
+    assert!(
+        !files
+            .iter()
+            .any(|name| name.ends_with("partial") || name == ".lock"),
+        "{files:?}"
+    );
+    for name in files.iter().filter(|name| name.starts_with("k1-")) {
+        scratch.run(&["verify", name]).done();
+    }
+}
