@@ -97,9 +97,10 @@ impl Poller {
             permit = slots.acquire() => slots.available_permits() + usize::from(permit.is_ok()),
         };
         let Worker { pace, jobs, .. } = &*self.worker;
-        Some(match is_rich {
-            true => free + pace.ahead(*jobs),
-            false => free.min(self.share),
+        Some(if is_rich {
+            free + pace.ahead(*jobs)
+        } else {
+            free.min(self.share)
         })
     }
 
