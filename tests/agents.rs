@@ -346,3 +346,44 @@ fn wrong_definitions_change_nothing() {
         assert!(!ground.path(".conductor").exists(), "{said}");
     }
 }
+
+/// Agents that run one after another share a supervisor, and nothing else.
+#[test]
+fn one_agent_after_another_has_its_own_output_and_its_own_end() {
+    let ground = Ground::new(
+        "[agents.one]\nshell = 'setsid sh -c \"sleep 0.3; echo ghost\" & head -c 100000 /dev/zero | tr \"\\\\0\" a; echo $PPID >&2'\n\
+         [agents.two]\nshell = 'sleep 1; echo two; echo $PPID >&2'\n\
+         [agents.three]\nshell = 'sleep 60'\ntimeout = 1\n\
+         [agents.four]\nshell = 'echo four; echo $PPID >&2'\n",
+    );
+    let task = |id: &str, after: &str| {
+        format!("[[tasks]]\nid = '{id}'\nagent = '{id}'\ndepends_on = [{after}]\n")
+    };
+    let plan = [
+        "name = 'line'\n".to_owned(),
+        task("one", ""),
+        task("two", "'one'"),
+    ]
+    .concat();
+    let run = |plan: &str, code: i32| {
+        std::fs::write(ground.path("plan.toml"), plan).unwrap();
+        ground.json(&["workflow", "run", "plan.toml", "--jobs", "1"], code);
+    };
+    let said = |task: &str, column: &str| -> String {
+        let sql = format!("SELECT {column} FROM k1_agent_executions WHERE task_id = '{task}'");
+        ground.db().query_row(&sql, [], |row| row.get(0)).unwrap()
+    };
+    run(&plan, 0);
+    // Whole, although it ends without a line break and is larger than a pipe.
+    assert_eq!(said("one", "stdout_log").len(), 100_000);
+    assert_eq!(said("two", "stdout_log"), "two\n");
+    assert_eq!(said("one", "stderr_log"), said("two", "stderr_log"));
+    // The supervisor of one that had to be ended ends with it.
+    let plan = [
+        "name = 'line'\nversion = 2\n".to_owned(),
+        task("three", ""),
+        task("four", ""),
+    ];
+    run(&plan.concat(), 1);
+    assert_eq!(said("three", "status"), "TIMED_OUT");
+}

@@ -340,3 +340,34 @@ fn count_files(folder: &Path) -> usize {
         })
         .count()
 }
+
+/// A backup that takes every processor from a busy host is felt by all its users.
+#[test]
+fn a_busy_host_keeps_its_processors_unless_it_is_told_otherwise() {
+    let scratch = Scratch::filled();
+    let all = std::thread::available_parallelism().unwrap().get();
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    let jobs = |arguments: &[&str]| {
+        let dry_run = ["backup", "--dry-run", "--json"];
+        scratch
+            .run(&[&dry_run[..], arguments].concat())
+            .done()
+            .json()["jobs"]
+            .clone()
+    };
+    std::thread::scope(|threads| {
+        for _ in 0..all * 2 {
+            threads.spawn(|| while !is_over.load(std::sync::atomic::Ordering::Relaxed) {});
+        }
+        let (left, told) = (jobs(&[]), jobs(&["--jobs", "5"]));
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(left, 1);
+        assert_eq!(told, 5);
+    });
+    // One thing at a time makes the same archive.
+    let said = scratch
+        .run(&["backup", "--jobs", "1", "--verify", "--json"])
+        .done();
+    let place = said.json()["archive"].as_str().unwrap().to_owned();
+    scratch.run(&["verify", &place]).done();
+}
