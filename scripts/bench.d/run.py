@@ -15,6 +15,7 @@ import measure
 import report
 import sections
 import stack
+import stores
 import workers
 from server import Server
 
@@ -26,7 +27,7 @@ def arguments():
     parser.add_argument("--json", type=pathlib.Path, help="write the numbers to this file")
     parser.add_argument("--seed", type=int, default=1, help="another number makes another database")
     parser.add_argument("--quick", action="store_true", help="a smoke run: 50 MB, two rounds, sizes 1x and 2x of that")
-    parser.add_argument("--only", default="", help="sections, such as backups,restores,scaling,effect,floor,start_up,physical,stack,workers")
+    parser.add_argument("--only", default="", help="sections, such as backups,restores,scaling,effect,floor,start_up,physical,stores,stack,workers")
     return parser.parse_args()
 
 
@@ -88,6 +89,8 @@ def main():
     section("effect", lambda: sections.effect(bench, main_database, max(1, rounds // 2), 6 if args.quick else 20, say))
     section("start_up", lambda: sections.start_up(bench, say))
     section("physical", lambda: sections.physical(bench, list(databases.values())[1:], max(1, rounds // 2), say))
+    if shutil.which("versitygw"):
+        section("stores", lambda: stores.stores(bench, main_database, rounds, say))
     if os.environ.get("K1OPS_TESTBED_POSTGRES_IMAGE"):
         section("stack", lambda: stack.stack(bench, main_database, max(2, rounds // 2), say))
     section("workers", lambda: workers.workers(bench, 100 if args.quick else 1000, 1 if args.quick else max(1, rounds // 2), 4, say))
