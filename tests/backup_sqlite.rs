@@ -357,7 +357,11 @@ fn a_busy_host_keeps_its_processors_unless_it_is_told_otherwise() {
     };
     std::thread::scope(|threads| {
         for _ in 0..all * 2 {
-            threads.spawn(|| while !is_over.load(std::sync::atomic::Ordering::Relaxed) {});
+            threads.spawn(|| {
+                while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
         }
         let (left, told) = (jobs(&[]), jobs(&["--jobs", "5"]));
         is_over.store(true, std::sync::atomic::Ordering::Relaxed);
