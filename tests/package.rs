@@ -38,7 +38,7 @@ k1ops --version
 dpkg -s k1ops | grep '^Version'
 kept upgrade
 apt-get -q -y remove k1ops >/dev/null
-! command -v k1ops && test -s /var/lib/k1ops/.conductor/data/conductor.db && echo 'removed, data kept'
+test ! -e /usr/bin/k1ops && test -s /var/lib/k1ops/.conductor/data/conductor.db && echo 'removed, data kept'
 apt-get -q -y purge k1ops 2>&1 | grep 'is kept'
 test -s /var/lib/k1ops/.conductor/data/conductor.db && echo 'purged, data kept'
 apt-get -q -y install --no-install-recommends /packages/new.deb >/dev/null
