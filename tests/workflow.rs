@@ -154,7 +154,9 @@ fn a_gate_stops_what_depends_on_it(ground: &Ground) {
     let view = ground.json(&["workflow", "watch", id], 0);
     assert_eq!(view["status"], "COMPLETED");
     assert_order(ground, &view);
-    assert_eq!(view["tasks"][0]["attempt"], 2);
+    // On a busy host the server may end the second for the first one's failure; then there is a third.
+    let attempt = view["tasks"][0]["attempt"].as_u64().unwrap();
+    assert!((2..=3).contains(&attempt), "{attempt}");
 }
 
 fn a_workflow_is_ended(ground: &Ground) {

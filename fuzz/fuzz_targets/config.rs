@@ -15,6 +15,7 @@ fuzz_target!(|text: &str| {
         file: None,
         stack: None,
         tier: None,
+        identity: None,
     };
     let _ = load(&overrides, &BTreeMap::new(), folder.path());
 });
