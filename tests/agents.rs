@@ -6,7 +6,10 @@
     reason = "a test may stop at the first surprise, in its helpers as well"
 )]
 
+mod said;
+
 use rusqlite::Connection;
+use said::text;
 use serde_json::Value;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -59,14 +62,6 @@ impl Ground {
         let sql = format!("SELECT CAST({column} AS TEXT) FROM k1_agent_executions");
         self.db().query_row(&sql, [], |row| row.get(0)).unwrap()
     }
-}
-
-fn text(output: &Output) -> String {
-    format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
 }
 
 fn runs(pid: &str) -> bool {

@@ -8,6 +8,9 @@
     reason = "a test may stop at the first surprise, in its helpers as well"
 )]
 
+mod said;
+
+use said::{assert_code, text};
 use serde_json::Value;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -80,19 +83,6 @@ impl Drop for Bench {
     fn drop(&mut self) {
         let _ = self.run(&["stop"]);
     }
-}
-
-fn text(output: &Output) -> String {
-    format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
-}
-
-#[track_caller]
-fn assert_code(output: &Output, code: i32) {
-    assert_eq!(output.status.code(), Some(code), "{}", text(output));
 }
 
 #[track_caller]

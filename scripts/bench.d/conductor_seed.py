@@ -44,13 +44,13 @@ def marker(index, kind, size):
 
 
 class Api:
-    def __init__(self, port):
-        self.base = f"http://127.0.0.1:{port}/api"
+    def __init__(self, port, timeout=30):
+        self.base, self.timeout = f"http://127.0.0.1:{port}/api", timeout
 
     def call(self, method, path, body=None):
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.base + path, data, {"Content-Type": "application/json"}, method=method)
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=self.timeout) as answer:
             text = answer.read().decode()
         try:
             return json.loads(text)

@@ -4,6 +4,7 @@ memory. Medians and their noise."""
 import dataclasses
 import hashlib
 import os
+import socket
 import statistics
 import subprocess
 import time
@@ -71,6 +72,12 @@ def summary(runs):
     return {"wall_s": spread([r.wall for r in runs]), "cpu_s": spread([r.cpu for r in runs]),
             "client_cpu_s": spread([r.client_cpu for r in runs]), "server_cpu_s": spread([r.server_cpu for r in runs]),
             "peak_mib": round(max(r.peak_kib for r in runs) / 1024, 1), "bytes": max(r.bytes for r in runs)}
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def calibration():

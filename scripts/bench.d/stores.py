@@ -23,9 +23,7 @@ class Gateway:
     def __init__(self, folder):
         self.folder = folder
         self.empty()
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = measure.free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.server = subprocess.Popen(["versitygw", "--port", f"127.0.0.1:{self.port}", "--quiet", "posix", folder],
                                        env={**os.environ, "ROOT_ACCESS_KEY": KEY, "ROOT_SECRET_KEY": SECRET}, stdin=subprocess.DEVNULL,

@@ -9,16 +9,14 @@ can be faster than all CPUs together do the server's part.
 """
 
 import concurrent.futures
-import json
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import time
-import urllib.request
 
 import measure
+from conductor_seed import Api
 
 TASK, WORKFLOW = "bench_agent", "bench_worker"
 LIMIT = 900
@@ -31,12 +29,10 @@ class Ground:
 
     def __init__(self, k1ops, folder):
         folder.mkdir(parents=True)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = measure.free_port()
         (folder / "k1ops.toml").write_text(
             f"tier = 'jar'\n[ports]\nconductor = {port}\n[agents.{TASK}]\ncommand = ['true']\ntimeout = 60\n")
-        self.binary, self.folder, self.api = k1ops, folder, f"http://127.0.0.1:{port}/api"
+        self.binary, self.folder, self.api = k1ops, folder, Api(port, timeout=60)
         # The benchmark's own settings are not k1ops'.
         self.environment = {n: v for n, v in os.environ.items() if not n.startswith("K1OPS_")}
 
@@ -44,37 +40,27 @@ class Ground:
         subprocess.run([self.binary, "-q", *arguments], cwd=self.folder, env=self.environment, check=True,
                        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
-    def ask(self, method, path, body=None):
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.api + path, data=data, method=method, headers={"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            text = answer.read().decode()
-        try:
-            return json.loads(text)
-        except ValueError:
-            return text
-
     def define(self):
-        self.ask("POST", "/metadata/taskdefs", [{"name": TASK, "retryCount": 0, "timeoutSeconds": 600, "responseTimeoutSeconds": 300,
+        self.api.call("POST", "/metadata/taskdefs", [{"name": TASK, "retryCount": 0, "timeoutSeconds": 600, "responseTimeoutSeconds": 300,
                                                  "timeoutPolicy": "TIME_OUT_WF", "ownerEmail": "bench@example.com"}])
-        self.ask("PUT", "/metadata/workflow", [{"name": WORKFLOW, "version": 1, "schemaVersion": 2, "ownerEmail": "bench@example.com",
+        self.api.call("PUT", "/metadata/workflow", [{"name": WORKFLOW, "version": 1, "schemaVersion": 2, "ownerEmail": "bench@example.com",
                                                 "tasks": [{"name": TASK, "taskReferenceName": "only", "type": "SIMPLE",
                                                            "inputParameters": {}}]}])
 
     def enqueue(self, count):
         def one(number):
-            return self.ask("POST", f"/workflow/{WORKFLOW}?correlationId=bench-{number}", {})
+            return self.api.call("POST", f"/workflow/{WORKFLOW}?correlationId=bench-{number}", {})
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
             return list(pool.map(one, range(count)))
 
     def is_done(self):
-        return self.ask("GET", f"/workflow/running/{WORKFLOW}") == []
+        return self.api.call("GET", f"/workflow/running/{WORKFLOW}") == []
 
     def times(self, ids):
         """Milliseconds from the first task taken to the last workflow's end; every task done once."""
         begun, ended = [], []
         for one in ids:
-            workflow = self.ask("GET", f"/workflow/{one}")
+            workflow = self.api.call("GET", f"/workflow/{one}")
             tasks = workflow["tasks"]
             if workflow["status"] != "COMPLETED" or len(tasks) != 1:
                 raise SystemExit(f"workflow {one} is {workflow['status']} with {len(tasks)} tasks")
@@ -87,8 +73,8 @@ def workers(bench, count, rounds, threads, say):
     ground = Ground(bench.k1ops, bench.scratch / "workers")
     python = pathlib.Path(os.environ["BENCH_CACHE"]) / "conductor-python/bin/python"
     ours = [bench.k1ops, "-q", "worker", "--jobs", str(threads)]
-    both = {"k1ops worker": ours, "conductor-python": [python, PYTHON_WORKER, ground.api, TASK, str(threads)],
-            "conductor-python, as it comes (1 thread)": [python, PYTHON_WORKER, ground.api, TASK, "1"]}
+    both = {"k1ops worker": ours, "conductor-python": [python, PYTHON_WORKER, ground.api.base, TASK, str(threads)],
+            "conductor-python, as it comes (1 thread)": [python, PYTHON_WORKER, ground.api.base, TASK, "1"]}
     runs = {name: [] for name in both}
     ground.k1ops("start")
     try:

@@ -192,24 +192,7 @@ fn is_plain(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Agent, Config};
-    use crate::stack::Stack;
-
-    fn agents() -> Agents {
-        let mut config = Config::default();
-        let agent = Agent {
-            command: vec!["true".into()],
-            ..Agent::default()
-        };
-        config.agents.insert("a".into(), agent);
-        Agents::of(&Stack {
-            name: "k1".into(),
-            config,
-            base: "/".into(),
-            folder: "/".into(),
-        })
-        .unwrap()
-    }
+    use crate::plan::tests::an_agent;
 
     #[test]
     fn what_is_wrong_is_named() {
@@ -253,7 +236,7 @@ mod tests {
             ),
         ] {
             let plan = Plan::parse(&text, "x").unwrap();
-            let error = plan.check(&agents()).unwrap_err();
+            let error = plan.check(&an_agent(&[])).unwrap_err();
             assert!(error.to_string().contains(said), "{said}: {error}");
         }
         for (text, said) in [("name = 'p'\nx = 1", "line 2"), ("tasks = []", "name")] {

@@ -99,26 +99,8 @@ fn branch_to_go_on(task: &PlanTask, branches: &[Vec<Step>]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Agent, Config};
-    use crate::stack::Stack;
+    use crate::plan::tests::an_agent;
     use std::collections::BTreeMap;
-
-    fn agents() -> Agents {
-        let mut config = Config::default();
-        let agent = Agent {
-            command: vec!["true".into()],
-            tasks: vec!["work".into()],
-            ..Agent::default()
-        };
-        config.agents.insert("a".into(), agent);
-        Agents::of(&Stack {
-            name: "k1".into(),
-            config,
-            base: "/".into(),
-            folder: "/".into(),
-        })
-        .unwrap()
-    }
 
     /// What each task waits for, as the steps say it.
     fn waits(steps: &[Step]) -> BTreeMap<String, BTreeSet<String>> {
@@ -169,8 +151,8 @@ mod tests {
         };
         // Whatever the order in the file is.
         for _ in 0..2 {
-            plan.check(&agents()).unwrap();
-            let definition = plan.workflow_definition(&agents()).unwrap();
+            plan.check(&an_agent(&["work"])).unwrap();
+            let definition = plan.workflow_definition(&an_agent(&["work"])).unwrap();
             let expected: BTreeMap<String, BTreeSet<String>> = edges
                 .iter()
                 .map(|(id, on)| {
@@ -187,7 +169,7 @@ mod tests {
         }
         plan.tasks
             .retain(|task| matches!(&*task.id, "a" | "f" | "g"));
-        let chain = plan.workflow_definition(&agents()).unwrap();
+        let chain = plan.workflow_definition(&an_agent(&["work"])).unwrap();
         let names: Vec<&str> = chain
             .tasks
             .iter()

@@ -16,6 +16,7 @@ pub use junit::junit;
 pub use sample::Sample;
 pub use timeline::Bar;
 
+use crate::adapters::host;
 use crate::config::Loaded;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Events;
@@ -173,7 +174,7 @@ pub async fn run(
                 system.sysname().to_string_lossy(),
                 system.release().to_string_lossy()
             ),
-            cpus: std::thread::available_parallelism().map_or(1, usize::from),
+            cpus: host::processors(),
             jobs: options.jobs,
         },
         passed,

@@ -1,5 +1,6 @@
 //! What the processes of a stack use, sampled while the tests run.
 
+use crate::adapters::host;
 use crate::stack::docker::Service;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -91,7 +92,7 @@ fn sample(found: &BTreeMap<u32, Process>, before: Option<&(Instant, HashMap<u32,
         });
         #[allow(clippy::cast_precision_loss, reason = "ticks of half a second")]
         let used = used.sum::<u64>() as f64 / TICKS;
-        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        let cpus = host::processors();
         #[allow(clippy::cast_precision_loss, reason = "a number of CPUs")]
         let cpus = cpus as f64;
         used / at.elapsed().as_secs_f64() / cpus

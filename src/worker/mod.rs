@@ -91,7 +91,7 @@ impl Pace {
     const SHORT: u64 = 250;
     /// As much work is taken ahead, in milliseconds, and at most so many tasks.
     const AHEAD: u64 = 500;
-    const MOST_AHEAD: u64 = 32;
+    const MOST_AHEAD: usize = 32;
 
     fn note(&self, took: Duration) {
         let took = u64::try_from(took.as_millis()).unwrap_or(u64::MAX / 4);
@@ -106,12 +106,8 @@ impl Pace {
         if !(1..Self::SHORT).contains(&pace) {
             return 0;
         }
-        let each = (Self::AHEAD / pace).clamp(1, Self::MOST_AHEAD);
-        let most = usize::try_from(Self::MOST_AHEAD).unwrap_or(jobs).max(jobs);
-        usize::try_from(each)
-            .unwrap_or(1)
-            .saturating_mul(jobs)
-            .min(most)
+        let each = usize::try_from(Self::AHEAD / pace).unwrap_or(1);
+        each.saturating_mul(jobs).min(Self::MOST_AHEAD.max(jobs))
     }
 }
 

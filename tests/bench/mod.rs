@@ -5,6 +5,11 @@
 
 #![allow(dead_code, reason = "not every test file uses all of it")]
 
+#[path = "../said/mod.rs"]
+mod said;
+
+pub use said::{assert_code, text};
+
 use serde_json::Value;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -146,19 +151,6 @@ pub fn lines_of(command: &[&str], rest: &[String]) -> Vec<String> {
     let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
     let text = docker_out(&[command, &rest].concat());
     text.lines().map(str::to_owned).collect()
-}
-
-pub fn text(output: &Output) -> String {
-    format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
-}
-
-#[track_caller]
-pub fn assert_code(output: &Output, code: i32) {
-    assert_eq!(output.status.code(), Some(code), "{}", text(output));
 }
 
 #[track_caller]

@@ -4,6 +4,11 @@
 
 #![allow(dead_code, reason = "each test file uses its own part of it")]
 
+#[path = "../said/mod.rs"]
+mod said;
+
+pub use said::{assert_code, text};
+
 use rusqlite::Connection;
 use serde_json::{Value, json};
 use std::net::TcpListener;
@@ -217,19 +222,6 @@ pub fn signal(pid: u32, name: &str) {
 pub fn runs(pid: &str) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat"))
         .is_ok_and(|stat| !stat.rsplit_once(')').unwrap().1.starts_with(" Z"))
-}
-
-pub fn text(output: &Output) -> String {
-    format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
-}
-
-#[track_caller]
-pub fn assert_code(output: &Output, code: i32) {
-    assert_eq!(output.status.code(), Some(code), "{}", text(output));
 }
 
 #[track_caller]

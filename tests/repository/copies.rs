@@ -1,14 +1,13 @@
 //! Copies: the same archive in several places, whatever happens to one of them.
 
 use crate::commands::filled;
-use crate::killed::times;
+use crate::killed::{killed_after, times};
 use crate::scratch::{Scratch, dump, fill};
 use crate::servers::{MAKES, Make, Server};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Folders beside the stack for copies of these names, and further configuration.
 fn configure(scratch: &Scratch, folders: &[&str], more: &str) {
@@ -328,7 +327,8 @@ fn a_run_that_is_killed_leaves_nothing_that_counts_and_the_next_goes_on() {
                 std::fs::remove_file(file).unwrap();
             }
             server.remove(&format!("of/k1/{name}"));
-            killed += u32::from(killed_copy(&scratch, usual.mul_f64(fastrand::f64() * 1.1)));
+            let after = usual.mul_f64(fastrand::f64() * 1.1);
+            killed += u32::from(killed_after(&scratch, &["repo", "copy"], after));
             for copy in ["near", "far"] {
                 let listed = scratch.run(&["list", "--copy", copy, "--json"]).done();
                 for archive in listed.json()["archives"].as_array().unwrap() {
@@ -349,24 +349,4 @@ fn a_run_that_is_killed_leaves_nothing_that_counts_and_the_next_goes_on() {
         assert_eq!(digest(&near.join(name)), digest(&archive));
         assert_eq!(server.digest(&format!("of/k1/{name}")), digest(&archive));
     }
-}
-
-/// Copies, and kills that after some time unless it has ended; answers whether it was killed.
-fn killed_copy(scratch: &Scratch, after: Duration) -> bool {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_k1ops"))
-        .current_dir(scratch.path())
-        .args(["repo", "copy", "--quiet"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let begun = Instant::now();
-    while begun.elapsed() < after {
-        if child.try_wait().unwrap().is_some() {
-            return false;
-        }
-        std::thread::yield_now();
-    }
-    child.kill().unwrap();
-    child.wait().unwrap().code().is_none()
 }

@@ -2,7 +2,7 @@
 //! its disk.
 
 use crate::commands::filled;
-use crate::killed::{killed_backup, times};
+use crate::killed::{killed_after, times};
 use crate::scratch::{Scratch, dump};
 use crate::servers::{free_port, program};
 use std::net::TcpStream;
@@ -150,8 +150,9 @@ fn an_upload_that_is_killed_is_not_seen_as_an_archive() {
     let usual = begun.elapsed();
     let mut killed = 0;
     for _ in 0..times() {
-        killed += u32::from(killed_backup(
+        killed += u32::from(killed_after(
             &scratch,
+            &["backup"],
             usual.mul_f64(fastrand::f64() * 1.1),
         ));
         let listed = scratch.run(&["list", "--json"]).done().json();

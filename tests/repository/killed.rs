@@ -14,12 +14,12 @@ pub fn times() -> u32 {
     wanted.and_then(|text| text.parse().ok()).unwrap_or(10)
 }
 
-/// Runs a backup, and kills it after some time unless it has ended; answers whether it was killed.
-pub fn killed_backup(scratch: &Scratch, after: Duration) -> bool {
+/// Runs a command, and kills it after some time unless it has ended; answers whether it was killed.
+pub fn killed_after(scratch: &Scratch, arguments: &[&str], after: Duration) -> bool {
     let mut child = Command::new(env!("CARGO_BIN_EXE_k1ops"))
         .current_dir(scratch.path())
         .env("DOCKER_HOST", "unix:///nowhere/docker.sock")
-        .args(["backup"])
+        .args(arguments)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
@@ -47,7 +47,7 @@ fn nobody_sees_an_archive_that_is_not_whole() {
         let (mut killed, mut leftovers) = (0, 0);
         for _ in 0..times() {
             let after = usual.mul_f64(fastrand::f64() * 1.1);
-            killed += u32::from(killed_backup(&scratch, after));
+            killed += u32::from(killed_after(&scratch, &["backup"], after));
             leftovers += server.uploads().len();
             let listed = scratch.run(&["list", "--json"]).done().json();
             let archives = listed["archives"].as_array().unwrap();
