@@ -22,7 +22,7 @@ class Gateway:
 
     def __init__(self, folder):
         self.folder = folder
-        self.empty()
+        (folder / BUCKET).mkdir(parents=True)
         self.port = measure.free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.server = subprocess.Popen(["versitygw", "--port", f"127.0.0.1:{self.port}", "--quiet", "posix", folder],
@@ -40,8 +40,9 @@ class Gateway:
                 time.sleep(0.05)
 
     def empty(self):
-        shutil.rmtree(self.folder, ignore_errors=True)
-        (self.folder / BUCKET).mkdir(parents=True)
+        # The server holds on to its folder and its bucket, so these stay.
+        for entry in (self.folder / BUCKET).iterdir():
+            shutil.rmtree(entry)
 
     def stored(self):
         return measure.size_of(self.folder / BUCKET)
@@ -93,8 +94,8 @@ def restic(bench, database, gateway):
     environment = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "RESTIC_PASSWORD": SECRET,
                    "RESTIC_REPOSITORY": f"s3:{gateway.url}/{BUCKET}/restic", "RESTIC_CACHE_DIR": str(bench.out("restic-cache"))}
     # The second version of its repositories compresses, with zstd.
-    bench.run("restic init --repository-version 2", environment)
-    return counted(gateway, bench.run(f"pg_dump {database} | restic backup --stdin", environment))
+    bench.run("restic init --repository-version 2", environment=environment)
+    return counted(gateway, bench.run(f"pg_dump {database} | restic backup --stdin", environment=environment))
 
 
 def rustic(bench, database, gateway):
