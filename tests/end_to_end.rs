@@ -118,10 +118,7 @@ struct TestStack {
 
 impl TestStack {
     fn new(config: &str) -> Self {
-        let port = std::net::TcpListener::bind("127.0.0.1:0")
-            .and_then(|listener| listener.local_addr())
-            .expect("a free port")
-            .port();
+        let port = k1ops::adapters::port::any_free().unwrap();
         // Preparing faster starts would only compete with the test for the processor.
         let config = format!(
             "[server]\nfast_start = false\nhealth_timeout = 240\n[ports]\nconductor = {port}\n{config}"

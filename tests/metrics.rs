@@ -13,7 +13,7 @@ use scratch::{Scratch, fill};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -221,11 +221,7 @@ fn a_real_prometheus_scrapes_it_and_knows_the_alarms() {
 
 /// A Prometheus that scrapes `address` each second and has our rules, once it has scraped.
 fn prometheus(folder: &Path, address: &str) -> (String, Running) {
-    let port = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
+    let port = k1ops::adapters::port::any_free().unwrap();
     let rules = deploy("prometheus-alerts.yaml").display().to_string();
     let config = format!(
         "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\nrule_files: ['{rules}']\n\

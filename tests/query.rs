@@ -206,9 +206,7 @@ fn a_store_that_is_not_there_is_missing_and_is_not_made() {
 
 #[test]
 fn a_server_that_is_down_or_refuses_is_named_without_the_password() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = free.local_addr().unwrap().port();
-    drop(free);
+    let port = k1ops::adapters::port::any_free().unwrap();
     let server = address(&support::postgres_url());
     let live = server.port();
     for (url, code, says) in [

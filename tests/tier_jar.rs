@@ -33,8 +33,7 @@ struct Bench {
 impl Bench {
     fn new(settings: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = free.local_addr().unwrap().port();
+        let port = k1ops::adapters::port::any_free().unwrap();
         let text = format!("tier = 'jar'\n{settings}\n[ports]\nconductor = {port}\n");
         std::fs::write(folder.path().join("k1ops.toml"), text).unwrap();
         Self { folder, port }

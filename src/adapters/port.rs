@@ -5,7 +5,9 @@ use procfs::process::{FDTarget, Process, all_processes};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Who listens on a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,11 +145,42 @@ pub fn free_near_but(port: u16, taken: &[u16]) -> Option<u16> {
         .or_else(any_free)
 }
 
-/// Any free port.
+/// A free port that this process has not been given before, and that the kernel gives to nobody:
+/// it is still free when whoever is to listen on it has started.
+///
+/// A port of the kernel's own range would be free now and, a moment later, the near end of
+/// somebody's connection.
 #[must_use]
 pub fn any_free() -> Option<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).ok()?;
-    listener.local_addr().ok().map(|address| address.port())
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    let kernels = kernel_gives();
+    let candidates = (LOWEST_GIVEN..=u16::MAX).filter(|port| !kernels.contains(port));
+    let ports: Vec<u16> = candidates.collect();
+    let count = u32::try_from(ports.len()).ok()?;
+    // Processes that look at the same time begin at different places.
+    let first = std::process::id().wrapping_mul(PORTS_A_PROCESS);
+    (0..count).find_map(|_| {
+        let next = first.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed));
+        let port = ports.get(usize::try_from(next % count).ok()?).copied()?;
+        is_free(port).then_some(port)
+    })
+}
+
+/// Below are the ports that services are known by.
+const LOWEST_GIVEN: u16 = 15_000;
+
+/// As many as one process is expected to ask for.
+const PORTS_A_PROCESS: u32 = 61;
+
+/// The ports that the kernel gives to connections, and to those that ask for any port.
+fn kernel_gives() -> RangeInclusive<u16> {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
+    let text = text.unwrap_or_default();
+    let mut bounds = text.split_whitespace().map(str::parse);
+    match (bounds.next(), bounds.next()) {
+        (Some(Ok(low)), Some(Ok(high))) => low..=high,
+        _ => 32_768..=60_999,
+    }
 }
 
 fn listens(entry: &TcpNetEntry, ports: &[u16]) -> bool {
@@ -227,6 +260,15 @@ mod tests {
         drop(listener);
         assert!(is_free(port));
         assert_eq!(owner(port), None);
+    }
+
+    #[test]
+    fn a_port_is_given_once_and_is_none_of_the_kernels() {
+        let given: Vec<u16> = (0..200).map(|_| any_free().unwrap()).collect();
+        let different: BTreeSet<u16> = given.iter().copied().collect();
+        assert_eq!(different.len(), given.len());
+        assert!(!given.iter().any(|port| kernel_gives().contains(port)));
+        assert!(given.iter().all(|port| is_free(*port)));
     }
 
     #[test]

@@ -11,7 +11,6 @@ mod said;
 pub use said::{assert_code, text};
 
 use serde_json::Value;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -133,8 +132,7 @@ impl Drop for Bench {
 }
 
 pub fn free_port() -> u16 {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    free.local_addr().unwrap().port()
+    k1ops::adapters::port::any_free().unwrap()
 }
 
 pub fn docker(arguments: &[&str]) -> Output {

@@ -6,7 +6,6 @@ use k1ops::event::Events;
 use k1ops::store::{Place, Store};
 use serde_json::Value;
 use std::any::Any;
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -422,8 +421,7 @@ pub fn mode_of(path: &Path) -> u32 {
 }
 
 pub fn free_port() -> u16 {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    free.local_addr().unwrap().port()
+    k1ops::adapters::port::any_free().unwrap()
 }
 
 #[track_caller]

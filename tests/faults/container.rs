@@ -95,6 +95,5 @@ impl Drop for Container {
 }
 
 fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
+    k1ops::adapters::port::any_free().unwrap()
 }

@@ -11,7 +11,6 @@ pub use said::{assert_code, text};
 
 use rusqlite::Connection;
 use serde_json::{Value, json};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -33,9 +32,7 @@ impl Ground {
 
     /// A stack with a server of its own, which is started.
     pub fn with_server(settings: &str) -> Self {
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        let ground = Self::new(free.local_addr().unwrap().port(), settings);
-        drop(free);
+        let ground = Self::new(k1ops::adapters::port::any_free().unwrap(), settings);
         ground.start();
         ground
     }

@@ -182,8 +182,7 @@ fn is_executable(file: &Path) -> bool {
 }
 
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
+    k1ops::adapters::port::any_free().unwrap()
 }
 
 /// A way to a server that counts what comes back.

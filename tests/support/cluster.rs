@@ -5,7 +5,6 @@
 #![allow(dead_code, reason = "each test file uses its own part of this module")]
 
 use k1ops::adapters::postgres::Address;
-use std::net::TcpListener;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -107,11 +106,7 @@ impl Cluster {
     }
 
     fn start(folder: TempDir, data: PathBuf) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
+        let port = k1ops::adapters::port::any_free().unwrap();
         let cluster = Self { data, port, folder };
         cluster.start_again();
         cluster
