@@ -60,10 +60,29 @@ impl CodecSettings {
 
     /// Compresses `raw` into one frame.
     pub fn compress(self, raw: &[u8]) -> Result<Vec<u8>> {
+        self.compress_into(Vec::new(), raw)
+    }
+
+    /// The same into `frame`, whose content is lost and whose room is used.
+    pub(super) fn compress_into(self, mut frame: Vec<u8>, raw: &[u8]) -> Result<Vec<u8>> {
+        frame.clear();
         match self.codec {
-            Codec::None => Ok(raw.to_vec()),
-            Codec::Zstd => zstd_frame(raw, self.level).context(|| "zstd cannot compress"),
-            Codec::Gzip => gzip_frame(raw, self.level).context(|| "gzip cannot compress"),
+            Codec::None => {
+                frame.extend_from_slice(raw);
+                Ok(frame)
+            }
+            Codec::Zstd => zstd_frame(frame, raw, self.level).context(|| "zstd cannot compress"),
+            Codec::Gzip => gzip_frame(frame, raw, self.level).context(|| "gzip cannot compress"),
+        }
+    }
+
+    /// How many bytes the frame of `raw_len` bytes takes at most, whatever they are.
+    pub(super) fn largest_frame(self, raw_len: usize) -> usize {
+        match self.codec {
+            Codec::None => raw_len,
+            Codec::Zstd => zstd::zstd_safe::compress_bound(raw_len),
+            // Deflate stores what does not compress in blocks of 16 KiB or more, with 5 bytes each.
+            Codec::Gzip => raw_len + raw_len / 16_384 * 5 + 64,
         }
     }
 }
@@ -83,7 +102,7 @@ const ZSTD_DEFAULTS: [CParameter; 4] = [
     CParameter::MinMatch(6),
 ];
 
-fn zstd_frame(raw: &[u8], level: i32) -> std::io::Result<Vec<u8>> {
+fn zstd_frame(mut frame: Vec<u8>, raw: &[u8], level: i32) -> std::io::Result<Vec<u8>> {
     let mut compressor = zstd::bulk::Compressor::new(level)?;
     if level == ZSTD_LEVEL {
         for parameter in ZSTD_DEFAULTS {
@@ -92,12 +111,14 @@ fn zstd_frame(raw: &[u8], level: i32) -> std::io::Result<Vec<u8>> {
     }
     compressor.include_checksum(true)?;
     compressor.include_contentsize(true)?;
-    compressor.compress(raw)
+    frame.reserve(zstd::zstd_safe::compress_bound(raw.len()));
+    compressor.compress_to_buffer(raw, &mut frame)?;
+    Ok(frame)
 }
 
-fn gzip_frame(raw: &[u8], level: i32) -> std::io::Result<Vec<u8>> {
+fn gzip_frame(frame: Vec<u8>, raw: &[u8], level: i32) -> std::io::Result<Vec<u8>> {
     let level = flate2::Compression::new(level.unsigned_abs());
-    let mut encoder = flate2::write::GzEncoder::new(Vec::with_capacity(raw.len() / 3), level);
+    let mut encoder = flate2::write::GzEncoder::new(frame, level);
     encoder.write_all(raw)?;
     encoder.finish()
 }

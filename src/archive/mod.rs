@@ -4,6 +4,7 @@
 //! it does not know where data comes from or goes to, nor where archives are kept.
 
 pub mod backup_manifest;
+mod buffers;
 mod codec;
 mod manifest;
 mod parts;

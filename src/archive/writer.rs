@@ -1,6 +1,7 @@
 //! Writes an archive: members are compressed on all cores and appended by one thread, in bounded
 //! memory, to something that gets its name only when it is complete and durable.
 
+use super::buffers::Buffers;
 use super::manifest::{Header, Manifest, Member};
 use super::{Codec, CodecSettings, PARTIAL_SUFFIX, RowDigest, tape};
 use crate::adapters::storage::{NewFile, Sink, explain_write};
@@ -42,6 +43,7 @@ struct Shared {
     header: Header,
     settings: CodecSettings,
     part_size: usize,
+    buffers: Arc<Buffers>,
     slots: usize,
     permits: Arc<Semaphore>,
     /// Always there until this is dropped.
@@ -99,10 +101,13 @@ impl Writer {
         let slots = if jobs > 1 { jobs * 2 } else { 1 };
         // Each slot may hold a part raw and, for a moment, compressed as well.
         let part_size = (MEMORY / (slots * 2)).clamp(SMALLEST_PART, LARGEST_PART);
+        // Parts being filled, parts waiting, and a frame for each.
+        let frame_size = settings.largest_frame(part_size);
+        let buffers = Arc::new(Buffers::new(frame_size, slots * 3));
         let (tape, mut messages) = mpsc::channel(2);
         let (end, ended) = std::sync::mpsc::channel();
         let failure = Arc::new(Mutex::new(None));
-        let writer = TapeWriter::begin(sink, &header)?;
+        let writer = TapeWriter::begin(sink, &header, buffers.clone())?;
         let failed = failure.clone();
         let shown = place.to_path_buf();
         tokio::task::spawn_blocking(move || {
@@ -121,6 +126,7 @@ impl Writer {
             header,
             settings,
             part_size,
+            buffers,
             slots,
             permits: Arc::new(Semaphore::new(slots)),
             tape: Some(tape),
@@ -133,6 +139,12 @@ impl Writer {
     #[must_use]
     pub fn part_size(&self) -> usize {
         self.0.part_size
+    }
+
+    /// An empty buffer with room for a part; those of members that were appended are used again.
+    #[must_use]
+    pub fn buffer(&self) -> Vec<u8> {
+        self.0.buffers.take()
     }
 
     /// The codec of compressed members.
@@ -158,8 +170,9 @@ impl Writer {
                 level: 0,
             }
         };
+        let buffers = self.0.buffers.clone();
         tokio::task::spawn_blocking(move || {
-            let message = match store(member, settings) {
+            let message = match store(member, settings, &buffers) {
                 Ok(stored) => Message::Append(Box::new(stored), permit),
                 Err(error) => Message::Failed(error),
             };
@@ -224,12 +237,14 @@ impl Writer {
     }
 }
 
-fn store(member: NewMember, settings: CodecSettings) -> Result<Stored> {
+fn store(member: NewMember, settings: CodecSettings, buffers: &Buffers) -> Result<Stored> {
     let raw_size = member.raw.len() as u64;
     let bytes = if settings.codec == Codec::None {
         member.raw
     } else {
-        settings.compress(&member.raw)?
+        let frame = settings.compress_into(buffers.take(), &member.raw)?;
+        buffers.give_back(member.raw);
+        frame
     };
     let path = format!("{}{}", member.path, settings.codec.suffix());
     Ok(Stored {
@@ -247,16 +262,18 @@ struct TapeWriter {
     offset: u64,
     mtime: u64,
     members: Vec<Member>,
+    buffers: Arc<Buffers>,
 }
 
 impl TapeWriter {
-    fn begin(sink: Box<dyn Sink>, header: &Header) -> Result<Self> {
+    fn begin(sink: Box<dyn Sink>, header: &Header, buffers: Arc<Buffers>) -> Result<Self> {
         let mtime = u64::try_from(header.started_at.timestamp()).unwrap_or_default();
         let mut tape = Self {
             sink,
             offset: 0,
             mtime,
             members: Vec::new(),
+            buffers,
         };
         let json = serde_json::to_vec(header).context(|| "format.json cannot be written")?;
         tape.append(Stored {
@@ -303,6 +320,7 @@ impl TapeWriter {
             raw_size: stored.raw_size,
             rows: stored.rows,
         });
+        self.buffers.give_back(stored.bytes);
         Ok(())
     }
 

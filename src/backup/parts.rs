@@ -22,7 +22,7 @@ impl<'a> Parts<'a> {
         Self {
             writer,
             folder,
-            part: Vec::with_capacity(writer.part_size()),
+            part: writer.buffer(),
             count: 0,
             size: 0,
         }
@@ -46,8 +46,7 @@ impl<'a> Parts<'a> {
         if self.part.is_empty() {
             return Ok(());
         }
-        let next = Vec::with_capacity(self.writer.part_size());
-        let raw = std::mem::replace(&mut self.part, next);
+        let raw = std::mem::replace(&mut self.part, self.writer.buffer());
         let path = part_path(&self.folder, self.count);
         self.count += 1;
         self.size += raw.len() as u64;

@@ -76,8 +76,9 @@ impl Copying {
     async fn work(&self, address: &Address, snapshot: &str) -> Result<()> {
         let session = Session::open(address).await?;
         begin(&session, Some(snapshot)).await?;
+        let mut part = self.writer.buffer();
         while let Some(piece) = self.next() {
-            self.copy(&session, &piece).await?;
+            self.copy(&session, &piece, &mut part).await?;
         }
         session
             .batch_execute("COMMIT")
@@ -92,7 +93,8 @@ impl Copying {
             .pop_front()
     }
 
-    async fn copy(&self, session: &Session, piece: &Piece) -> Result<()> {
+    /// Copies a piece; `part` is empty before and after.
+    async fn copy(&self, session: &Session, piece: &Piece, part: &mut Vec<u8>) -> Result<()> {
         let table = &self.tables[piece.table];
         let doing = || format!("copying table {}", table.shown());
         let stream = session
@@ -101,16 +103,11 @@ impl Copying {
             .map_err(|e| failed(&doing(), &e))?;
         pin_mut!(stream);
         let full = self.writer.part_size();
-        let mut part = Vec::with_capacity(full.min(1 << 20));
         while let Some(bytes) = stream.next().await {
             let bytes = bytes.map_err(|e| failed(&doing(), &e))?;
             // The server sends whole rows; a part ends before the row that would overfill it.
             if !part.is_empty() && part.len() + bytes.len() > full {
-                self.flush(
-                    piece.table,
-                    std::mem::replace(&mut part, Vec::with_capacity(full)),
-                )
-                .await?;
+                self.flush(piece.table, part).await?;
             }
             part.extend_from_slice(&bytes);
         }
@@ -124,21 +121,22 @@ impl Copying {
     }
 
     /// Hands a part over to the archive.
-    async fn flush(&self, index: usize, raw: Vec<u8>) -> Result<()> {
+    async fn flush(&self, index: usize, part: &mut Vec<u8>) -> Result<()> {
+        let raw = std::mem::replace(part, self.writer.buffer());
         let table = &self.tables[index];
         let mut digest = RowDigest::default();
         if !digest.add_lines(&raw).is_empty() {
             let message = format!("table {} ended in the middle of a row", table.shown());
             return Err(Error::failed(message).hint("Run the backup again."));
         }
-        let part = {
+        let number = {
             let mut copied = self.copied.lock().unwrap_or_else(PoisonError::into_inner);
             let copied = &mut copied[index];
             copied.digest = copied.digest.merge(digest);
             copied.parts += 1;
             copied.parts - 1
         };
-        let path = part_path(&table.folder, part);
+        let path = part_path(&table.folder, number);
         self.writer
             .add(NewMember {
                 path,

@@ -16,7 +16,7 @@ pub const FOLDER: &str = "postgres/large-objects";
 pub(super) async fn copy(writer: &Writer, session: &Session, oids: &[u32]) -> Result<LargeObjects> {
     let mut parts = Parts {
         writer,
-        raw: Vec::new(),
+        raw: writer.buffer(),
         digest: RowDigest::default(),
         total: LargeObjects::default(),
     };
@@ -83,7 +83,7 @@ impl Parts<'_> {
         }
         let path = format!("{FOLDER}/{:06}.sql", self.total.parts);
         let digest = std::mem::take(&mut self.digest);
-        let raw = std::mem::take(&mut self.raw);
+        let raw = std::mem::replace(&mut self.raw, self.writer.buffer());
         self.total.parts += 1;
         self.total.digest = self.total.digest.merge(digest);
         self.writer

@@ -75,7 +75,7 @@ mod tests {
         let interrupt = Interrupt::default();
         let all = |mut pages: Pages<'_>| {
             let mut bytes = Vec::new();
-            while let Some(part) = pages.next_part(100_000, &interrupt).unwrap() {
+            while let Some(part) = pages.next_part(Vec::new(), 100_000, &interrupt).unwrap() {
                 bytes.extend(part);
             }
             bytes

@@ -111,7 +111,11 @@ impl Taker {
         let runtime = tokio::runtime::Handle::current();
         let mut parts = 0_u32;
         let mut done = 0_u64;
-        while let Some(raw) = pages.next_part(self.writer.part_size(), &self.interrupt)? {
+        while let Some(raw) = pages.next_part(
+            self.writer.buffer(),
+            self.writer.part_size(),
+            &self.interrupt,
+        )? {
             done += raw.len() as u64;
             let path = format!("{}/{parts:06}.pages", self.folder);
             runtime.block_on(self.writer.add(NewMember {

@@ -58,9 +58,11 @@ impl<'a> Pages<'a> {
         self.count
     }
 
-    /// The next pages, at most about `most` bytes of them; `None` after the last.
+    /// The next pages, at most about `most` bytes of them, in `part`, which is empty; `None` after
+    /// the last.
     pub(super) fn next_part(
         &mut self,
+        mut part: Vec<u8>,
         most: usize,
         interrupt: &Interrupt,
     ) -> Result<Option<Vec<u8>>> {
@@ -71,7 +73,6 @@ impl<'a> Pages<'a> {
         if pages == 0 {
             return Ok(None);
         }
-        let mut part = Vec::with_capacity(usize::try_from(pages).unwrap_or(1) * self.size);
         for _ in 0..pages {
             self.read_next(&mut part)?;
         }
