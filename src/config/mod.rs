@@ -145,7 +145,7 @@ pub struct Repository {
     /// A folder; empty: `backups` in the stack's folder.
     pub path: PathBuf,
     /// A folder in an object store instead: `s3://BUCKET/FOLDER`, `az://CONTAINER/FOLDER`,
-    /// `gs://BUCKET/FOLDER`, or by `WebDAV` `https://HOST/FOLDER`.
+    /// `gs://BUCKET/FOLDER`, by `WebDAV` `https://HOST/FOLDER`, or `sftp://USER@HOST/FOLDER`.
     pub url: Secret,
     /// The object store's address, such as `https://minio.example.org`; empty: the provider's own.
     pub endpoint: String,

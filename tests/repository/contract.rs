@@ -3,6 +3,7 @@
 use crate::dav::Dav;
 use crate::scratch::Scratch;
 use crate::servers::{MAKES, Make, Server};
+use crate::sftp::Sftp;
 use chrono::{DateTime, TimeDelta, Utc};
 use k1ops::archive::{CodecSettings, Depth, FORMAT, Header, Manifest, NewMember, Writer, verify};
 use k1ops::config::{self, Compression, Keep, Overrides, ProofKind};
@@ -21,6 +22,7 @@ enum Place {
     Folder,
     S3(Make),
     WebDav,
+    Sftp,
 }
 
 /// A repository and what it needs to be there.
@@ -41,6 +43,10 @@ impl Bed {
             }
             Place::WebDav => {
                 let server = Dav::start();
+                (server.stack(), Some(Box::new(server)))
+            }
+            Place::Sftp => {
+                let server = Sftp::start();
                 (server.stack(), Some(Box::new(server)))
             }
         };
@@ -125,7 +131,10 @@ async fn fill(writer: &Writer, parts: u32) {
 
 fn everywhere(promise: impl AsyncFn(Bed)) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let servers = MAKES.into_iter().map(Place::S3).chain([Place::WebDav]);
+    let servers = MAKES
+        .into_iter()
+        .map(Place::S3)
+        .chain([Place::WebDav, Place::Sftp]);
     for place in std::iter::once(Place::Folder).chain(servers) {
         println!("on {place:?}");
         runtime.block_on(promise(Bed::on(place)));

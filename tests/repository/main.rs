@@ -20,3 +20,4 @@ mod killed;
 #[path = "../scratch/mod.rs"]
 mod scratch;
 mod servers;
+mod sftp;

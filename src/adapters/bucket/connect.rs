@@ -3,6 +3,9 @@
 //! Credentials come from the environment or from a file that only its owner can read, by the names
 //! that every other tool uses for them (`AWS_ACCESS_KEY_ID` and so on); never from the address.
 
+use super::sftp::Sftp;
+use super::ssh::Target;
+use super::streams::Streams;
 use super::webdav::WebDav;
 use crate::adapters::http;
 use crate::error::{Context, Error, Result};
@@ -32,7 +35,8 @@ const S3_CREDENTIALS: [&str; 6] = [
 /// Where a folder in an object store is.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
-    /// `s3://BUCKET/FOLDER`, `az://CONTAINER/FOLDER`, `gs://BUCKET/FOLDER` or `https://HOST/FOLDER`.
+    /// `s3://BUCKET/FOLDER`, `az://CONTAINER/FOLDER`, `gs://BUCKET/FOLDER`, `https://HOST/FOLDER` or
+    /// `sftp://USER@HOST/FOLDER`.
     pub url: String,
     /// The server's address, if it is not the provider's own.
     pub endpoint: String,
@@ -47,11 +51,18 @@ pub(super) struct Connected {
     pub(super) address: String,
     pub(super) folder: Key,
     pub(super) objects: Arc<dyn ObjectStore>,
-    pub(super) parts: Arc<dyn Parts>,
-    /// A server that takes a file while its bytes come, and in no other way.
-    pub(super) stream: Option<Arc<WebDav>>,
+    pub(super) writes: Writes,
     /// Where uploads that were never finished can be listed.
     pub(super) s3: Option<(Arc<AmazonS3>, reqwest::Client)>,
+}
+
+/// How something large is written.
+#[derive(Debug)]
+pub(super) enum Writes {
+    /// In parts, that nobody sees before the last.
+    Parts(Arc<dyn Parts>),
+    /// In one stream, beside its place.
+    Stream(Arc<dyn Streams>),
 }
 
 /// A store that takes objects in parts.
@@ -65,8 +76,17 @@ pub(super) fn connect(settings: &Settings) -> Result<Connected> {
     let port = url
         .port()
         .map_or_else(String::new, |port| format!(":{port}"));
-    let folder = url.path().trim_matches('/').to_owned();
-    let mut address = format!("{}://{bucket}{port}", url.scheme());
+    let path = url.path();
+    let path = path
+        .strip_prefix("/~/")
+        .filter(|_| url.scheme() == "sftp")
+        .unwrap_or(path);
+    let folder = path.trim_matches('/').to_owned();
+    let user = match url.username() {
+        "" => String::new(),
+        user => format!("{user}@"),
+    };
+    let mut address = format!("{}://{user}{bucket}{port}", url.scheme());
     if !folder.is_empty() {
         address = format!("{address}/{folder}");
     }
@@ -80,15 +100,18 @@ pub(super) fn connect(settings: &Settings) -> Result<Connected> {
         variables: &variables,
         client: &client,
     };
-    let mut stream = None;
-    let (objects, parts, s3): (Arc<dyn ObjectStore>, Arc<dyn Parts>, _) = match url.scheme() {
+    let (objects, writes, s3): (Arc<dyn ObjectStore>, _, _) = match url.scheme() {
         "s3" => {
             let s3 = Arc::new(plain.s3(&bucket, &address)?.build().context(cannot)?);
-            (s3.clone(), s3.clone(), Some((s3, client.clone())))
+            (
+                s3.clone(),
+                Writes::Parts(s3.clone()),
+                Some((s3, client.clone())),
+            )
         }
         "az" => {
             let azure = Arc::new(plain.azure(&bucket).build().context(cannot)?);
-            (azure.clone(), azure, None)
+            (azure.clone(), Writes::Parts(azure), None)
         }
         "http" | "https" => {
             let login = login(&url, &address, &variables)?;
@@ -98,36 +121,40 @@ pub(super) fn connect(settings: &Settings) -> Result<Connected> {
                 &url,
                 login,
             ));
-            stream = Some(server.clone());
-            (server.clone(), server, None)
+            (server.clone(), Writes::Stream(server), None)
+        }
+        "sftp" => {
+            let (target, root) = target(&url, &variables)?;
+            let server = Arc::new(Sftp::new(target, root));
+            (server.clone(), Writes::Stream(server), None)
         }
         _ => {
             let google = Arc::new(plain.google(&bucket).build().context(cannot)?);
-            (google.clone(), google, None)
+            (google.clone(), Writes::Parts(google), None)
         }
     };
     Ok(Connected {
         address,
         folder,
         objects,
-        parts,
-        stream,
+        writes,
         s3,
     })
 }
 
 fn parse(text: &str) -> Result<reqwest::Url> {
-    let hint = "Write it as s3://BUCKET/FOLDER, az://CONTAINER/FOLDER, gs://BUCKET/FOLDER or, for WebDAV, \
-                https://HOST/FOLDER.";
+    let hint = "Write it as s3://BUCKET/FOLDER, az://CONTAINER/FOLDER, gs://BUCKET/FOLDER, for WebDAV \
+                https://HOST/FOLDER, or sftp://USER@HOST/FOLDER.";
     let wrong = |what: &str| Error::usage(format!("repository.url {what}")).hint(hint);
     let url = reqwest::Url::parse(text).map_err(|_| wrong("is not a URL"))?;
-    if !url.username().is_empty() || url.password().is_some() || url.query().is_some() {
+    let names_a_user = !url.username().is_empty() && url.scheme() != "sftp";
+    if names_a_user || url.password().is_some() || url.query().is_some() {
         return Err(wrong("has more in it than a place").hint(
             "Credentials belong in the environment or in the file that repository.credentials \
              names, and a server's address in repository.endpoint.",
         ));
     }
-    if !matches!(url.scheme(), "s3" | "az" | "gs" | "http" | "https") {
+    if !matches!(url.scheme(), "s3" | "az" | "gs" | "http" | "https" | "sftp") {
         return Err(wrong("is of a kind that is not known"));
     }
     if url.host_str().is_none_or(str::is_empty) {
@@ -139,7 +166,7 @@ fn parse(text: &str) -> Result<reqwest::Url> {
 /// What the environment and the file of credentials say, by name.
 fn variables(settings: &Settings) -> Result<BTreeMap<String, String>> {
     let of_store = |name: &str| {
-        ["AWS_", "AZURE_", "GOOGLE_", "WEBDAV_"]
+        ["AWS_", "AZURE_", "GOOGLE_", "WEBDAV_", "SFTP_"]
             .iter()
             .any(|p| name.starts_with(p))
     };
@@ -192,6 +219,33 @@ fn login(
         .cloned()
         .unwrap_or_default();
     Ok(Some((user.clone(), password)))
+}
+
+/// Who is asked by `ssh`, and where keys begin: at the root, or after `/~/` in the user's own folder.
+fn target(
+    url: &reqwest::Url,
+    variables: &BTreeMap<String, String>,
+) -> Result<(Target, &'static str)> {
+    let host = url.host_str().unwrap_or_default();
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    if [host, url.username()]
+        .iter()
+        .any(|name| name.starts_with('-'))
+    {
+        return Err(Error::usage(
+            "repository.url names a host or a user that begins with `-`",
+        ));
+    }
+    let target = Target {
+        host: host.to_owned(),
+        user: Some(url.username())
+            .filter(|name| !name.is_empty())
+            .map(str::to_owned),
+        port: url.port(),
+        config: variables.get("SFTP_SSH_CONFIG").map(PathBuf::from),
+    };
+    let is_of_user = url.path().starts_with("/~/");
+    Ok((target, if is_of_user { "" } else { "/" }))
 }
 
 /// Reads a file that nobody but its owner may read.

@@ -1,5 +1,5 @@
 //! A folder in an object store: S3 and what speaks its language, Azure Blob Storage, Google Cloud
-//! Storage, `WebDAV`.
+//! Storage, `WebDAV`, SFTP.
 //!
 //! Calls block, as those of the file system do, and work from any thread, inside a runtime or not:
 //! the requests run on a small runtime of this module's own. Every request is tried again for a
@@ -8,7 +8,10 @@
 mod connect;
 mod lease;
 mod remote;
+mod sftp;
+mod ssh;
 mod stream;
+mod streams;
 mod unfinished;
 mod upload;
 mod webdav;
@@ -23,7 +26,7 @@ use crate::adapters::storage::Sink;
 use crate::error::{Context, Error, ErrorKind, Result};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use connect::Connected;
+use connect::{Connected, Writes};
 use object_store::path::Path as Key;
 use object_store::{ObjectStoreExt, PutMode, PutOptions, PutPayload, PutResult, UpdateVersion};
 use std::future::Future;
@@ -122,18 +125,21 @@ impl Bucket {
     /// Begins an object of this name, which must be free unless it is to be replaced. Where a store
     /// shows what is not finished, it is called `partial` meanwhile.
     pub fn begin(&self, name: &str, partial: String, replaces: bool) -> Result<Box<dyn Sink>> {
-        let Some(server) = &self.0.stream else {
-            return Ok(Box::new(if replaces {
-                self.replacement(name)
-            } else {
-                self.upload(name)?
-            }));
-        };
         if !replaces {
             self.require_free(name)?;
         }
-        let streamed = Streamed::begin(self, server.clone(), name, partial, replaces)?;
-        Ok(Box::new(streamed))
+        Ok(match &self.0.writes {
+            Writes::Parts(store) => {
+                Box::new(Upload::begin_object(self, store.clone(), name, replaces))
+            }
+            Writes::Stream(server) => Box::new(Streamed::begin(
+                self,
+                server.clone(),
+                name,
+                partial,
+                replaces,
+            )?),
+        })
     }
 
     fn require_free(&self, name: &str) -> Result<()> {

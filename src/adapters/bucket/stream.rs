@@ -1,13 +1,14 @@
-//! A new file on a `WebDAV` server that is written while its bytes come, beside its place.
+//! A new file on a server without uploads in parts that is written while its bytes come, beside its place.
 //!
 //! The name that it has meanwhile says that it is not finished, for whoever looks, and for whoever writes next
 //! and removes what a run that was killed has left.
 
-use super::webdav::WebDav;
+use super::streams::Streams;
 use super::{Bucket, runtime, wait};
 use crate::adapters::storage::Sink;
 use crate::error::{Context, Error, Result};
 use bytes::Bytes;
+use futures_util::StreamExt;
 use object_store::PutMode;
 use std::io::Write;
 use std::sync::Arc;
@@ -29,7 +30,7 @@ const WAITING: usize = 4;
 #[derive(Debug)]
 pub(super) struct Streamed {
     bucket: Bucket,
-    server: Arc<WebDav>,
+    server: Arc<dyn Streams>,
     name: String,
     partial: String,
     replaces: bool,
@@ -42,7 +43,7 @@ pub(super) struct Streamed {
 impl Streamed {
     pub(super) fn begin(
         bucket: &Bucket,
-        server: Arc<WebDav>,
+        server: Arc<dyn Streams>,
         name: &str,
         partial: String,
         replaces: bool,
@@ -54,11 +55,9 @@ impl Streamed {
             sender.make_folder(&key).await?;
             let pieces = futures_util::stream::unfold(waiting, |mut waiting| async move {
                 let piece = waiting.recv().await?;
-                Some((Ok::<Bytes, std::io::Error>(piece), waiting))
+                Some((piece, waiting))
             });
-            sender
-                .send_stream(&key, reqwest::Body::wrap_stream(pieces))
-                .await
+            sender.send_stream(&key, pieces.boxed()).await
         });
         Ok(Self {
             bucket: bucket.clone(),

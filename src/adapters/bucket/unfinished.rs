@@ -5,6 +5,7 @@
 
 use super::{Bucket, wait};
 use crate::error::{Context, Error, Result};
+use object_store::multipart::MultipartStore;
 use object_store::path::Path as Key;
 use object_store::signer::{Method, SignedUrlOptions, Signer};
 use serde::Deserialize;
@@ -59,8 +60,11 @@ impl Bucket {
 
     /// Removes an upload that nobody will finish.
     pub fn abandon(&self, upload: &Unfinished) -> Result<()> {
-        let (this, key, id) = (self.clone(), self.key(&upload.name), upload.id.clone());
-        match wait(async move { this.0.parts.abort_multipart(&key, &id).await })? {
+        let Some((store, _)) = self.0.s3.clone() else {
+            return Ok(());
+        };
+        let (key, id) = (self.key(&upload.name), upload.id.clone());
+        match wait(async move { store.abort_multipart(&key, &id).await })? {
             // Somebody else was faster.
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(self.explain_object(

@@ -1,6 +1,7 @@
 //! A new object that is written while its bytes come, in parts, with a bounded number of them in
 //! memory and under way. Until the last call it cannot be seen, whatever happens to this process.
 
+use super::connect::Parts;
 use super::{Bucket, runtime, wait};
 use crate::adapters::storage::Sink;
 use crate::error::{Context, Error, Result};
@@ -8,6 +9,7 @@ use object_store::multipart::PartId;
 use object_store::{MultipartId, PutMode, PutPayload};
 use std::collections::VecDeque;
 use std::io::Write;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -31,6 +33,7 @@ type Sent = JoinHandle<object_store::Result<PartId>>;
 #[derive(Debug)]
 pub struct Upload {
     bucket: Bucket,
+    store: Arc<dyn Parts>,
     name: String,
     replaces: bool,
     /// Begun with the first full part: what is smaller goes in one request.
@@ -42,24 +45,18 @@ pub struct Upload {
     is_over: bool,
 }
 
-impl Bucket {
-    /// Begins an object of this name, which must be free.
-    pub fn upload(&self, name: &str) -> Result<Upload> {
-        self.require_free(name)?;
-        Ok(Upload::new(self, name, false))
-    }
-
-    /// Begins an object that takes the place of the one that has this name.
-    #[must_use]
-    pub fn replacement(&self, name: &str) -> Upload {
-        Upload::new(self, name, true)
-    }
-}
-
 impl Upload {
-    fn new(bucket: &Bucket, name: &str, replaces: bool) -> Self {
+    /// Begins an object of this name in the folder, which takes the place of the one that has it or must
+    /// find it free.
+    pub(super) fn begin_object(
+        bucket: &Bucket,
+        store: Arc<dyn Parts>,
+        name: &str,
+        replaces: bool,
+    ) -> Self {
         Self {
             bucket: bucket.clone(),
+            store,
             name: name.to_owned(),
             replaces,
             id: None,
@@ -80,8 +77,8 @@ impl Upload {
         if let Some(id) = &self.id {
             return Ok(id.clone());
         }
-        let (bucket, key) = (self.bucket.clone(), self.bucket.key(&self.name));
-        let id = wait(async move { bucket.0.parts.create_multipart(&key).await })?
+        let (store, key) = (self.store.clone(), self.bucket.key(&self.name));
+        let id = wait(async move { store.create_multipart(&key).await })?
             .map_err(|error| self.explain(&error))?;
         self.id = Some(id.clone());
         Ok(id)
@@ -93,14 +90,13 @@ impl Upload {
         while self.under_way.len() >= UNDER_WAY {
             self.settle_one()?;
         }
-        let (bucket, key) = (self.bucket.clone(), self.bucket.key(&self.name));
+        let (store, key) = (self.store.clone(), self.bucket.key(&self.name));
         let payload = PutPayload::from(std::mem::take(&mut self.buffer));
         let number = self.next;
         self.next += 1;
-        self.under_way.push_back(runtime()?.spawn(async move {
-            let parts = &bucket.0.parts;
-            parts.put_part(&key, &id, number, payload).await
-        }));
+        self.under_way.push_back(
+            runtime()?.spawn(async move { store.put_part(&key, &id, number, payload).await }),
+        );
         Ok(())
     }
 
@@ -135,9 +131,9 @@ impl Upload {
         if !self.replaces {
             self.bucket.require_free(&self.name)?;
         }
-        let (bucket, key) = (self.bucket.clone(), self.bucket.key(&self.name));
+        let (store, key) = (self.store.clone(), self.bucket.key(&self.name));
         let parts = std::mem::take(&mut self.parts);
-        wait(async move { bucket.0.parts.complete_multipart(&key, &id, parts).await })?
+        wait(async move { store.complete_multipart(&key, &id, parts).await })?
             .map_err(|error| self.explain(&error))?;
         Ok(())
     }
@@ -187,8 +183,8 @@ impl Drop for Upload {
         let Some(id) = self.id.take().filter(|_| !self.is_over) else {
             return;
         };
-        let (bucket, key) = (self.bucket.clone(), self.bucket.key(&self.name));
+        let (store, key) = (self.store.clone(), self.bucket.key(&self.name));
         // What cannot be removed now is removed by whoever writes next.
-        let _ = wait(async move { bucket.0.parts.abort_multipart(&key, &id).await });
+        let _ = wait(async move { store.abort_multipart(&key, &id).await });
     }
 }

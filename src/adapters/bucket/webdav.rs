@@ -6,16 +6,17 @@
 //! pass over it are found out as those are that know no conditions.
 
 use super::connect::retries;
+use super::streams::{Streams, beside, folders_above};
 use async_trait::async_trait;
 use backon::BackoffBuilder;
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures_util::stream::{BoxStream, StreamExt, TryStreamExt};
-use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path as Key;
 use object_store::{
     Attributes, CopyOptions, Error, Extensions, GetOptions, GetResult, GetResultPayload,
-    ListResult, MultipartId, MultipartUpload, ObjectMeta, ObjectStore, PutMode,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UpdateVersion,
+    ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode, PutMultipartOptions, PutOptions,
+    PutPayload, PutResult, Result, UpdateVersion,
 };
 use reqwest::header::{
     CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, IF_MATCH, LAST_MODIFIED, RANGE,
@@ -29,9 +30,6 @@ const STORE: &str = "WebDAV";
 
 /// How long a server may take to move a file, which some do by copying it.
 const PATIENCE: Duration = Duration::from_secs(600);
-
-/// How the name of something begins that is sent beside its place.
-pub(super) const BESIDE: &str = ".k1ops-";
 
 /// What is asked for of each file.
 const PROPERTIES: &str = "<?xml version=\"1.0\" encoding=\"utf-8\"?><propfind xmlns=\"DAV:\"><prop>\
@@ -128,16 +126,30 @@ impl WebDav {
         answer(key, request.send().await)
     }
 
-    /// Sends a file beside its place while its bytes come.
-    pub(super) async fn send_stream(&self, key: &Key, body: reqwest::Body) -> Result<()> {
+    async fn put_beside(&self, key: &Key, payload: &PutPayload) -> Result<()> {
+        let body: Vec<u8> = payload.iter().flat_map(|bytes| bytes.to_vec()).collect();
+        let request = self.request("PUT", key).body(body);
+        self.send(key, request).await.map(|_| ())
+    }
+
+    async fn look(&self, key: &Key) -> Result<ObjectMeta> {
+        let found = self.send(key, self.request("HEAD", key)).await?;
+        let size = number(found.headers(), CONTENT_LENGTH.as_str()).unwrap_or_default();
+        Ok(meta(key, found.headers(), size))
+    }
+}
+
+#[async_trait]
+impl Streams for WebDav {
+    async fn send_stream(&self, key: &Key, pieces: BoxStream<'static, Bytes>) -> Result<()> {
+        let body = reqwest::Body::wrap_stream(pieces.map(Ok::<Bytes, std::io::Error>));
         let request = self
             .request_by(&self.once, "PUT", key)
             .header(CONTENT_TYPE, "application/octet-stream");
         self.send_once(key, request.body(body)).await.map(|_| ())
     }
 
-    /// Gives a file that was sent its name.
-    pub(super) async fn put_in_place(&self, from: &Key, to: &Key, mode: &PutMode) -> Result<()> {
+    async fn put_in_place(&self, from: &Key, to: &Key, mode: &PutMode) -> Result<()> {
         let destination = self.url(to);
         let mut request = self
             .request_by(&self.once, "MOVE", from)
@@ -163,12 +175,8 @@ impl WebDav {
         }
     }
 
-    /// Makes the folder of `key`, and those above it.
-    pub(super) async fn make_folder(&self, key: &Key) -> Result<()> {
-        let mut folder = Key::default();
-        let parts: Vec<_> = key.parts().collect();
-        for part in parts.iter().take(parts.len().saturating_sub(1)) {
-            folder = folder.join(part.clone());
+    async fn make_folder(&self, key: &Key) -> Result<()> {
+        for folder in folders_above(key) {
             match self.send(&folder, self.request("MKCOL", &folder)).await {
                 // It is there, or is not ours to make, such as the one that the server begins with.
                 Ok(_) | Err(Error::NotSupported { .. } | Error::PermissionDenied { .. }) => {}
@@ -176,18 +184,6 @@ impl WebDav {
             }
         }
         Ok(())
-    }
-
-    async fn put_beside(&self, key: &Key, payload: &PutPayload) -> Result<()> {
-        let body: Vec<u8> = payload.iter().flat_map(|bytes| bytes.to_vec()).collect();
-        let request = self.request("PUT", key).body(body);
-        self.send(key, request).await.map(|_| ())
-    }
-
-    async fn look(&self, key: &Key) -> Result<ObjectMeta> {
-        let found = self.send(key, self.request("HEAD", key)).await?;
-        let size = number(found.headers(), CONTENT_LENGTH.as_str()).unwrap_or_default();
-        Ok(meta(key, found.headers(), size))
     }
 }
 
@@ -307,37 +303,6 @@ impl ObjectStore for WebDav {
     }
 }
 
-/// There are none on such a server; see [`super::stream`].
-#[async_trait]
-impl MultipartStore for WebDav {
-    async fn create_multipart(&self, _path: &Key) -> Result<MultipartId> {
-        Err(not_offered("uploads in parts"))
-    }
-
-    async fn put_part(
-        &self,
-        _path: &Key,
-        _id: &MultipartId,
-        _number: usize,
-        _data: PutPayload,
-    ) -> Result<PartId> {
-        Err(not_offered("uploads in parts"))
-    }
-
-    async fn complete_multipart(
-        &self,
-        _path: &Key,
-        _id: &MultipartId,
-        _parts: Vec<PartId>,
-    ) -> Result<PutResult> {
-        Err(not_offered("uploads in parts"))
-    }
-
-    async fn abort_multipart(&self, _path: &Key, _id: &MultipartId) -> Result<()> {
-        Err(not_offered("uploads in parts"))
-    }
-}
-
 #[derive(Debug, Default, Deserialize)]
 struct Listing {
     #[serde(default, rename = "response")]
@@ -436,15 +401,6 @@ fn meta(key: &Key, headers: &HeaderMap, size: u64) -> ObjectMeta {
         e_tag: text(ETAG.as_str()).map(str::to_owned),
         version: None,
     }
-}
-
-/// Where something is sent that is to be at `key`.
-fn beside(key: &Key) -> Key {
-    let mut parts: Vec<_> = key.parts().collect();
-    let name = parts.pop();
-    let name = name.as_ref().map_or("", |name| name.as_ref());
-    let beside = format!("{BESIDE}{}-{name}", uuid::Uuid::new_v4().simple());
-    parts.into_iter().collect::<Key>().join(beside)
 }
 
 fn answer(key: &Key, sent: reqwest::Result<Response>) -> Result<Response> {

@@ -1,0 +1,457 @@
+//! A folder on an SFTP server (protocol version 3, as OpenSSH speaks it), as the object store that the rest of this
+//! module stands on.
+//!
+//! As on a `WebDAV` server, a file is sent beside its place and moved there. A name that must be free is taken by a
+//! hard link, which fails where something is; one that is replaced, by a rename that replaces. A file has no tag:
+//! size and time stand for one, and that a note is still the one that was seen is looked at just before.
+
+use super::ssh::{Target, generic};
+use super::streams::{Streams, beside, folders_above};
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use chrono::{DateTime, Utc};
+use futures_util::stream::{BoxStream, StreamExt};
+use object_store::path::Path as Key;
+use object_store::{
+    Attributes, CopyOptions, Error, Extensions, GetOptions, GetRange, GetResult, GetResultPayload,
+    ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode, PutMultipartOptions, PutOptions,
+    PutPayload, PutResult, Result, UpdateVersion,
+};
+use openssh_sftp_client::error::SftpErrorKind;
+use openssh_sftp_client::file::{File, TokioCompatFile};
+use openssh_sftp_client::metadata::MetaData;
+use openssh_sftp_client::{Error as Failure, Sftp as Session};
+use std::future::Future;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::io::{AsyncSeekExt, AsyncWriteExt};
+use tokio::sync::Mutex;
+
+/// What it is called in errors.
+pub(super) const STORE: &str = "SFTP";
+
+/// How much is asked for at a time, of what is under way at once.
+const READ: u64 = 64 << 10;
+
+/// Reads under way at the same time.
+const UNDER_WAY: usize = 32;
+
+/// An SFTP server. Cheap to clone; connected with the first question, and again when that was cut.
+#[derive(Debug, Clone)]
+pub(super) struct Sftp {
+    target: Target,
+    /// Where keys begin: `/`, or empty for the folder of the user.
+    root: &'static str,
+    live: Arc<Mutex<Option<Arc<Session>>>>,
+}
+
+impl std::fmt::Display for Sftp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(STORE)
+    }
+}
+
+impl Sftp {
+    /// The server that `target` names. Nothing is asked of it yet.
+    pub(super) fn new(target: Target, root: &'static str) -> Self {
+        Self {
+            target,
+            root,
+            live: Arc::default(),
+        }
+    }
+
+    fn path(&self, key: &Key) -> PathBuf {
+        PathBuf::from(format!("{}{key}", self.root))
+    }
+
+    async fn session(&self) -> Result<Arc<Session>> {
+        let mut live = self.live.lock().await;
+        if let Some(session) = &*live {
+            return Ok(session.clone());
+        }
+        let session = Arc::new(self.target.connect().await?);
+        *live = Some(session.clone());
+        Ok(session)
+    }
+
+    /// The connection was cut: the next question makes another.
+    async fn forget(&self, session: &Arc<Session>) {
+        let mut live = self.live.lock().await;
+        if live.as_ref().is_some_and(|of| Arc::ptr_eq(of, session)) {
+            *live = None;
+        }
+    }
+
+    /// Asks something once.
+    async fn ask<T, F>(&self, key: &Key, question: impl FnOnce(Arc<Session>) -> F) -> Result<T>
+    where
+        F: Future<Output = std::result::Result<T, Failure>>,
+    {
+        let session = self.session().await?;
+        let answer = question(session.clone()).await;
+        if answer.as_ref().is_err_and(was_cut) {
+            self.forget(&session).await;
+        }
+        answer.map_err(|error| explained(key, error))
+    }
+
+    /// Asks something that may be asked again: once more over a new connection, if the old one was cut.
+    async fn ask_again<T, F>(&self, key: &Key, question: impl Fn(Arc<Session>) -> F) -> Result<T>
+    where
+        F: Future<Output = std::result::Result<T, Failure>>,
+    {
+        let session = self.session().await?;
+        match question(session.clone()).await {
+            Err(error) if was_cut(&error) => {
+                self.forget(&session).await;
+                self.ask(key, question).await
+            }
+            answer => answer.map_err(|error| explained(key, error)),
+        }
+    }
+
+    async fn look(&self, key: &Key) -> Result<ObjectMeta> {
+        let path = self.path(key);
+        let found = self
+            .ask_again(key, |session| {
+                let path = path.clone();
+                async move { session.fs().metadata(&path).await }
+            })
+            .await?;
+        match meta(key.clone(), &found) {
+            Some(meta) => Ok(meta),
+            None => Err(Error::NotFound {
+                path: key.to_string(),
+                source: "it is no file".into(),
+            }),
+        }
+    }
+
+    async fn put_beside(&self, key: &Key, payload: &PutPayload) -> Result<()> {
+        let pieces: Vec<Bytes> = payload.iter().cloned().collect();
+        self.send_stream(key, futures_util::stream::iter(pieces).boxed())
+            .await
+    }
+
+    async fn remove(&self, key: &Key) -> Result<()> {
+        let path = self.path(key);
+        self.ask_again(key, |session| {
+            let path = path.clone();
+            async move { session.fs().remove_file(&path).await }
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl Streams for Sftp {
+    async fn make_folder(&self, key: &Key) -> Result<()> {
+        for folder in folders_above(key) {
+            let path = self.path(&folder);
+            let made = self.ask_again(&folder, |session| {
+                let path = path.clone();
+                async move {
+                    let mut files = session.fs();
+                    match files.metadata(&path).await {
+                        Ok(_) => Ok(()),
+                        // Another may have made it meanwhile.
+                        Err(_) => match files.create_dir(&path).await {
+                            Err(error) if files.metadata(&path).await.is_err() => Err(error),
+                            _ => Ok(()),
+                        },
+                    }
+                }
+            });
+            made.await?;
+        }
+        Ok(())
+    }
+
+    async fn send_stream(&self, key: &Key, pieces: BoxStream<'static, Bytes>) -> Result<()> {
+        let path = self.path(key);
+        let send = async move |session: Arc<Session>| {
+            let mut pieces = pieces;
+            let file = session
+                .options()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .open(&path)
+                .await?;
+            let mut file = Box::pin(TokioCompatFile::new(file));
+            while let Some(piece) = pieces.next().await {
+                file.write_all(&piece).await?;
+            }
+            file.flush().await?;
+            if session.support_fsync() {
+                file.as_mut().as_mut_file().sync_all().await?;
+            }
+            file.shutdown().await?;
+            Ok(())
+        };
+        self.ask(key, send).await
+    }
+
+    async fn put_in_place(&self, from: &Key, to: &Key, mode: &PutMode) -> Result<()> {
+        let (source, place) = (self.path(from), self.path(to));
+        let must_be_free = *mode == PutMode::Create;
+        let put = async |session: Arc<Session>| {
+            let mut files = session.fs();
+            if !must_be_free {
+                return files.rename(&source, &place).await.map(|()| true);
+            }
+            if files.metadata(&place).await.is_ok() {
+                return Ok(false);
+            }
+            if !session.support_hardlink() {
+                return files.rename(&source, &place).await.map(|()| true);
+            }
+            match files.hard_link(&source, &place).await {
+                Ok(()) => files.remove_file(&source).await.map(|()| true),
+                // Whoever came first has it; a file system without hard links has nobody there.
+                Err(error) => match files.metadata(&place).await {
+                    Ok(_) => Ok(false),
+                    Err(_) if matches!(error, Failure::SftpError(..)) => {
+                        files.rename(&source, &place).await.map(|()| true)
+                    }
+                    Err(_) => Err(error),
+                },
+            }
+        };
+        if self.ask(to, put).await? {
+            return Ok(());
+        }
+        Err(Error::AlreadyExists {
+            path: to.to_string(),
+            source: "another has this name".into(),
+        })
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Sftp {
+    async fn put_opts(
+        &self,
+        location: &Key,
+        payload: PutPayload,
+        options: PutOptions,
+    ) -> Result<PutResult> {
+        if let PutMode::Update(UpdateVersion { e_tag, .. }) = &options.mode
+            && self.look(location).await?.e_tag != *e_tag
+        {
+            return Err(Error::Precondition {
+                path: location.to_string(),
+                source: "it has changed".into(),
+            });
+        }
+        let beside = beside(location);
+        match self.put_beside(&beside, &payload).await {
+            Err(Error::NotFound { .. }) => {
+                self.make_folder(location).await?;
+                self.put_beside(&beside, &payload).await?;
+            }
+            other => other?,
+        }
+        if let Err(error) = self.put_in_place(&beside, location, &options.mode).await {
+            let _ = self.remove(&beside).await;
+            return Err(error);
+        }
+        Ok(PutResult {
+            e_tag: self.look(location).await?.e_tag,
+            version: None,
+            extensions: Extensions::default(),
+        })
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        _location: &Key,
+        _options: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        Err(not_offered("uploads in parts"))
+    }
+
+    async fn get_opts(&self, location: &Key, options: GetOptions) -> Result<GetResult> {
+        let found = self.look(location).await?;
+        options.check_preconditions(&found)?;
+        let range = asked_for(options.range.as_ref(), found.size);
+        let bytes = if options.head || range.is_empty() {
+            Bytes::new()
+        } else {
+            let path = self.path(location);
+            let read = |session: Arc<Session>| read(session, path.clone(), range.clone());
+            self.ask_again(location, read).await?
+        };
+        Ok(GetResult {
+            meta: found,
+            range,
+            payload: GetResultPayload::Stream(
+                futures_util::stream::once(async { Ok(bytes) }).boxed(),
+            ),
+            attributes: Attributes::default(),
+            extensions: Extensions::default(),
+        })
+    }
+
+    fn delete_stream(
+        &self,
+        locations: BoxStream<'static, Result<Key>>,
+    ) -> BoxStream<'static, Result<Key>> {
+        let this = self.clone();
+        let remove = move |key: Result<Key>| {
+            let this = this.clone();
+            async move {
+                let key = key?;
+                this.remove(&key).await?;
+                Ok(key)
+            }
+        };
+        locations.then(remove).boxed()
+    }
+
+    fn list(&self, _prefix: Option<&Key>) -> BoxStream<'static, Result<ObjectMeta>> {
+        futures_util::stream::once(async { Err(not_offered("listing of everything below")) })
+            .boxed()
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Key>) -> Result<ListResult> {
+        let folder = prefix.cloned().unwrap_or_default();
+        let path = self.path(&folder);
+        let listed = self.ask_again(&folder, |session| {
+            let path = path.clone();
+            async move {
+                let mut entries = Box::pin(session.fs().open_dir(&path).await?.read_dir());
+                let mut found = Vec::new();
+                while let Some(entry) = entries.next().await {
+                    let entry = entry?;
+                    found.push((entry.filename().to_path_buf(), entry.metadata()));
+                }
+                Ok(found)
+            }
+        });
+        let entries = match listed.await {
+            Ok(entries) => entries,
+            // Nothing was ever written there.
+            Err(Error::NotFound { .. }) => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        let object = |(name, found): (PathBuf, MetaData)| {
+            let key = folder.clone().join(name.to_str()?);
+            meta(key, &found)
+        };
+        Ok(ListResult {
+            common_prefixes: Vec::new(),
+            objects: entries.into_iter().filter_map(object).collect(),
+            extensions: Extensions::default(),
+        })
+    }
+
+    async fn copy_opts(&self, _from: &Key, _to: &Key, _options: CopyOptions) -> Result<()> {
+        Err(not_offered("copies on the server"))
+    }
+}
+
+/// Reads a range with many requests under way, so that a far server is not waited for at each.
+async fn read(
+    session: Arc<Session>,
+    path: PathBuf,
+    range: Range<u64>,
+) -> std::result::Result<Bytes, Failure> {
+    let file = session.open(&path).await?;
+    let starts = (range.start..range.end).step_by(usize::try_from(READ).unwrap_or(1));
+    let pieces = starts.map(|start| piece(file.clone(), start, (start + READ).min(range.end)));
+    let mut pieces = futures_util::stream::iter(pieces).buffered(UNDER_WAY);
+    let mut all = BytesMut::new();
+    while let Some(piece) = pieces.next().await {
+        all.extend_from_slice(&piece?);
+    }
+    Ok(all.freeze())
+}
+
+async fn piece(mut file: File, mut start: u64, end: u64) -> std::result::Result<BytesMut, Failure> {
+    let mut all = BytesMut::new();
+    while start < end {
+        let left = u32::try_from(end - start).unwrap_or(u32::MAX);
+        file.seek(std::io::SeekFrom::Start(start)).await?;
+        // A server may answer with less than was asked for.
+        let Some(bytes) = file.read(left, BytesMut::new()).await? else {
+            return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
+        };
+        start += bytes.len() as u64;
+        all.extend_from_slice(&bytes);
+    }
+    Ok(all)
+}
+
+fn asked_for(range: Option<&GetRange>, size: u64) -> Range<u64> {
+    match range {
+        None => 0..size,
+        Some(GetRange::Bounded(range)) => range.start.min(size)..range.end.min(size),
+        Some(GetRange::Offset(start)) => (*start).min(size)..size,
+        Some(GetRange::Suffix(length)) => size.saturating_sub(*length)..size,
+    }
+}
+
+/// What is known of a file; none if it is something else.
+fn meta(location: Key, found: &MetaData) -> Option<ObjectMeta> {
+    if found.file_type().is_some_and(|of| !of.is_file()) {
+        return None;
+    }
+    let size = found.len().unwrap_or_default();
+    let modified = found
+        .modified()
+        .map(openssh_sftp_client::UnixTimeStamp::as_system_time);
+    let modified = modified.map_or_else(Utc::now, DateTime::<Utc>::from);
+    Some(ObjectMeta {
+        location,
+        last_modified: modified,
+        size,
+        e_tag: Some(format!("\"{size}-{}\"", modified.timestamp())),
+        version: None,
+    })
+}
+
+/// Whether the connection is gone, rather than the answer no.
+fn was_cut(error: &Failure) -> bool {
+    !matches!(
+        error,
+        Failure::SftpError(..) | Failure::UnsupportedExtension(_)
+    )
+}
+
+fn explained(key: &Key, error: Failure) -> Error {
+    let path = key.to_string();
+    match error {
+        Failure::SftpError(SftpErrorKind::NoSuchFile, _) => Error::NotFound {
+            path,
+            source: "no such file".into(),
+        },
+        Failure::SftpError(SftpErrorKind::PermDenied, _) => Error::PermissionDenied {
+            path,
+            source: "permission denied by the server".into(),
+        },
+        Failure::SftpError(_, said) => generic(format!("the server says: {said}")),
+        error => generic(error),
+    }
+}
+
+fn not_offered(what: &str) -> Error {
+    Error::NotSupported {
+        source: format!("the server does not offer {what}").into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_stay_within_the_file() {
+        assert_eq!(asked_for(None, 10), 0..10);
+        assert_eq!(asked_for(Some(&GetRange::Bounded(2..20)), 10), 2..10);
+        assert_eq!(asked_for(Some(&GetRange::Offset(12)), 10), 10..10);
+        assert_eq!(asked_for(Some(&GetRange::Suffix(4)), 10), 6..10);
+    }
+}

@@ -1,0 +1,197 @@
+//! Archives on an SFTP server, which is started for a test and ended with it: OpenSSH's sftp-server behind an SSH server
+//! of another make. What it holds is looked at on its disk.
+
+use crate::commands::filled;
+use crate::killed::{killed_after, times};
+use crate::scratch::{Scratch, dump};
+use crate::servers::program;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+/// A server that knows one key, and a folder on its disk that does not exist yet.
+pub struct Sftp {
+    child: Child,
+    port: u16,
+    folder: tempfile::TempDir,
+}
+
+impl Sftp {
+    pub fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["host", "user", "stranger"] {
+            key(&folder.path().join(name));
+        }
+        let mut server = Self {
+            child: serve(folder.path()),
+            port: 0,
+            folder,
+        };
+        server.port = port_of(&mut server.child);
+        server.configure("user");
+        server
+    }
+
+    /// Writes the configuration of `ssh` for a key.
+    fn configure(&self, name: &str) {
+        let at = |name: &str| self.folder.path().join(name).display().to_string();
+        let host_key = std::fs::read_to_string(at("host.pub")).unwrap();
+        let known = format!("[127.0.0.1]:{} {host_key}", self.port);
+        std::fs::write(at("known_hosts"), known).unwrap();
+        let config = format!(
+            "IdentityFile {}\nIdentitiesOnly yes\nIdentityAgent none\nUserKnownHostsFile {}\n\
+             GlobalKnownHostsFile /dev/null\nStrictHostKeyChecking yes\n",
+            at(name),
+            at("known_hosts")
+        );
+        std::fs::write(at("ssh_config"), config).unwrap();
+    }
+
+    pub fn stack(&self) -> Scratch {
+        let scratch = Scratch::new();
+        let config = format!(
+            "tier = 'jar'\n[repository]\nurl = 'sftp://k1@127.0.0.1:{}{}/'\ncredentials = 'sftp.env'\n",
+            self.port,
+            self.place().display()
+        );
+        std::fs::write(scratch.path().join("k1ops.toml"), config).unwrap();
+        let variables = format!(
+            "SFTP_SSH_CONFIG={}\n",
+            self.folder.path().join("ssh_config").display()
+        );
+        let file = scratch.path().join("sftp.env");
+        std::fs::write(&file, variables).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        scratch
+    }
+
+    fn place(&self) -> PathBuf {
+        self.folder.path().join("of/k1")
+    }
+
+    /// Names of everything in the folder.
+    fn files(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.place()).into_iter().flatten();
+        let names = entries.map(|entry| entry.unwrap().file_name());
+        let mut names: Vec<String> = names.map(|name| name.into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+}
+
+impl Drop for Sftp {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn key(file: &Path) {
+    let made = Command::new("ssh-keygen")
+        .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+        .arg(file)
+        .status();
+    assert!(made.unwrap().success());
+}
+
+fn serve(folder: &Path) -> Child {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/sftp_server.py");
+    Command::new(program("asyncssh-python"))
+        .arg(script)
+        .args([folder.join("host"), folder.join("user.pub")])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+fn port_of(child: &mut Child) -> u16 {
+    let mut line = String::new();
+    let mut said = BufReader::new(child.stdout.take().unwrap());
+    said.read_line(&mut line).unwrap();
+    line.trim().parse().unwrap()
+}
+
+#[test]
+fn a_stack_goes_to_an_sftp_server_and_comes_back() {
+    let server = Sftp::start();
+    let scratch = server.stack();
+    filled(&scratch);
+    let before = ["conductor", "k1"].map(|name| dump(&scratch.db(name)));
+    let said = scratch.run(&["backup", "--json"]).done().json();
+    let archive = said["archive"].as_str().unwrap();
+    assert!(archive.starts_with("sftp://k1@127.0.0.1:"), "{archive}");
+    let name = archive.rsplit_once('/').unwrap().1;
+    let files = server.files();
+    assert_eq!(
+        files
+            .iter()
+            .filter(|file| *file != ".proofs")
+            .collect::<Vec<_>>(),
+        [name],
+        "neither a lock nor what was sent beside stays"
+    );
+    let listed = scratch.run(&["list", "--json"]).done().json();
+    assert_eq!(listed["archives"][0]["state"], "good");
+    scratch.run(&["verify"]).done();
+    scratch
+        .run(&["query", "workflows", "--from", "latest"])
+        .done();
+    std::fs::remove_dir_all(scratch.data()).unwrap();
+    scratch.run(&["restore", "latest", "--yes"]).done();
+    assert_eq!(
+        ["conductor", "k1"].map(|name| dump(&scratch.db(name))),
+        before
+    );
+}
+
+#[test]
+fn a_key_that_is_not_known_and_a_host_that_is_another_are_refused_by_name() {
+    let server = Sftp::start();
+    let scratch = server.stack();
+    scratch.run(&["list"]).done();
+    server.configure("stranger");
+    let said = scratch.run(&["list"]).failed(3, "Permission denied");
+    assert!(said.err.contains("sftp://k1@127.0.0.1:"), "{}", said.err);
+
+    server.configure("user");
+    let of_another = std::fs::read_to_string(server.folder.path().join("stranger.pub")).unwrap();
+    std::fs::write(
+        server.folder.path().join("known_hosts"),
+        format!("[127.0.0.1]:{} {of_another}", server.port),
+    )
+    .unwrap();
+    scratch
+        .run(&["list"])
+        .failed(3, "Host key verification failed");
+}
+
+#[test]
+fn an_upload_over_ssh_that_is_killed_is_not_seen_as_an_archive() {
+    let server = Sftp::start();
+    let scratch = server.stack();
+    filled(&scratch);
+    let begun = Instant::now();
+    scratch.run(&["backup"]).done();
+    let usual = begun.elapsed();
+    let mut killed = 0;
+    for _ in 0..times() {
+        let after = usual.mul_f64(fastrand::f64() * 1.1);
+        killed += u32::from(killed_after(&scratch, &["backup"], after));
+        let listed = scratch.run(&["list", "--json"]).done().json();
+        for archive in listed["archives"].as_array().unwrap() {
+            let state = archive["state"].as_str().unwrap();
+            assert!(["good", "incomplete"].contains(&state), "{archive}");
+        }
+    }
+    assert!(killed > 0);
+    scratch.run(&["backup"]).done();
+    let files = server.files();
+    let is_left_over = |name: &String| name.ends_with("partial") || name == ".lock";
+    assert!(!files.iter().any(is_left_over), "{files:?}");
+    for name in files.iter().filter(|name| name.starts_with("k1-")) {
+        scratch.run(&["verify", name]).done();
+    }
+}
