@@ -28,7 +28,9 @@ pub use parts::{PartsReader, part_path};
 pub use pgdata::{Entry, PgDataCheck, walk};
 pub use reader::{Archive, MemberReader, SMALL_MEMBER};
 pub use rows::RowDigest;
-pub use sealed::{Keys, Lock, Opened, OwnKey, SEALED_EXTENSION, Seal, Sealing, is_sealed};
+pub use sealed::{
+    Keys, Lock, Opened, OwnKey, SEALED_EXTENSION, Seal, Sealing, is_sealed, seal_whole,
+};
 pub use verify::{Depth, Verified, verify};
 pub use writer::{NewMember, Writer};
 

@@ -79,7 +79,7 @@ fn last_backup(stack: &Stack) -> Result<Option<LastBackup>> {
 
 /// How the write-ahead log comes in, and what the server keeps until it has.
 async fn incoming(stack: &Stack) -> Result<Option<Incoming>> {
-    let Some(mut incoming) = note::incoming(&stack.repository(), &stack.name)? else {
+    let Some(mut incoming) = note::incoming(&stack.log_folder(), &stack.name)? else {
         return Ok(None);
     };
     if let Some(lost) = &incoming.lost {
@@ -113,7 +113,9 @@ fn shown_wal(wal: &Incoming, ui: &Ui) -> String {
         _ => String::new(),
     };
     let rpo = wal.rpo_seconds.unwrap_or_default();
-    let would = format!("{rpo:.1} s would be lost with the server now{lag}");
+    let host = wal.host_rpo_seconds;
+    let host = host.map_or_else(String::new, |rpo| format!(", {rpo:.1} s with this host"));
+    let would = format!("{rpo:.1} s would be lost with the server now{host}{lag}");
     if let Some(lost) = &wal.lost {
         let segment = &lost.segment;
         let gap = format!("{would}; a gap at {segment}: take a physical backup");

@@ -3,10 +3,21 @@
 use super::Context;
 use crate::adapters::postgres::replication::Replication;
 use crate::error::{Context as _, Error, Result};
+use crate::event::Events;
 use crate::exit_code::ExitCode;
+use crate::repository::{LogElsewhere, Repository};
+use crate::stack::Stack;
 use crate::wal::{self, Store, StreamOptions};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// How often the log is sent on to a repository that is elsewhere.
+const SENDING: Duration = Duration::from_secs(5);
+
+/// How long the end of the log is given to get there.
+const LAST_SENDING: Duration = Duration::from_secs(90);
 
 /// Keep the write-ahead log of PostgreSQL in the repository
 ///
@@ -85,11 +96,14 @@ pub(super) async fn run(args: &WalArgs, context: &Context) -> Result<ExitCode> {
             system,
             repository,
         } => {
-            let repository = match repository {
-                Some(folder) => folder.clone(),
-                None => context.stack()?.repository(),
+            let (folder, elsewhere) = if let Some(folder) = repository {
+                (folder.clone(), None)
+            } else {
+                let stack = context.stack()?;
+                (stack.log_folder(), Repository::of(&stack)?.log_elsewhere()?)
             };
-            fetch(name, target, system.as_deref(), &repository, context)
+            let from = Kept { folder, elsewhere };
+            fetch(name, target, system.as_deref(), &from, context)
         }
         Action::DropSlot(slot) => drop_slot(slot, context).await,
     }
@@ -100,12 +114,72 @@ async fn stream(args: &SlotArgs, context: &Context) -> Result<ExitCode> {
     require_postgres(&stack)?;
     let options = StreamOptions {
         address: stack.database_address()?,
-        repository: stack.repository(),
+        repository: stack.log_folder(),
         slot: slot(args, &stack.name),
-        stack: stack.name,
+        stack: stack.name.clone(),
     };
-    wal::stream(&options, &context.events(), &context.interrupt).await?;
+    let elsewhere = elsewhere(&stack, context);
+    let (stop, stopped) = oneshot::channel();
+    let name = options.stack.clone();
+    let sending = elsewhere.map(|log| tokio::spawn(send_on(log, name, context.events(), stopped)));
+    let streamed = wal::stream(&options, &context.events(), &context.interrupt).await;
+    if let Some(sending) = sending {
+        // Its answer is what the last attempt came to, which it has told.
+        let _ = stop.send(());
+        let _ = tokio::time::timeout(LAST_SENDING, sending).await;
+    }
+    streamed?;
     Ok(ExitCode::Done)
+}
+
+/// Where the log is sent on to. Receiving it is worth something where that cannot be.
+fn elsewhere(stack: &Stack, context: &Context) -> Option<LogElsewhere> {
+    let found = Repository::of(stack).and_then(|repository| repository.log_elsewhere());
+    found.unwrap_or_else(|error| {
+        let hint = error.hint_text().unwrap_or_default().to_owned();
+        let events = context.events();
+        events.warning_with_hint(format!("the log stays on this host: {error}"), hint);
+        None
+    })
+}
+
+/// Sends the log on until it is told to stop, and then once more.
+async fn send_on(
+    mut log: LogElsewhere,
+    stack: String,
+    events: Events,
+    mut stopped: oneshot::Receiver<()>,
+) {
+    let place = log.place().display().to_string();
+    let (mut is_behind, mut is_last) = (false, false);
+    loop {
+        let name = stack.clone();
+        let sending = tokio::task::spawn_blocking(move || (log.send(&name), log));
+        let Ok((sent, back)) = sending.await else {
+            return;
+        };
+        log = back;
+        match sent {
+            Ok(_) if is_behind => {
+                is_behind = false;
+                events.note(format!("all of the log is in {place} again"));
+            }
+            Ok(_) => {}
+            Err(error) if !is_behind => {
+                is_behind = true;
+                let hint = "It is kept here, and sent when that works again.";
+                events.warning_with_hint(format!("the log cannot be sent on: {error}"), hint);
+            }
+            Err(error) => tracing::debug!("the log cannot be sent on: {error}"),
+        }
+        if is_last {
+            return;
+        }
+        tokio::select! {
+            _ = &mut stopped => is_last = true,
+            () = tokio::time::sleep(SENDING) => {}
+        }
+    }
 }
 
 async fn drop_slot(args: &SlotArgs, context: &Context) -> Result<ExitCode> {
@@ -136,7 +210,7 @@ fn slot(args: &SlotArgs, stack: &str) -> String {
     args.slot.clone().unwrap_or_else(own)
 }
 
-fn require_postgres(stack: &crate::stack::Stack) -> Result<()> {
+fn require_postgres(stack: &Stack) -> Result<()> {
     if stack.uses_database_url() {
         return Ok(());
     }
@@ -149,7 +223,11 @@ fn push(path: &Path, context: &Context) -> Result<ExitCode> {
     let name = path.file_name().and_then(|name| name.to_str());
     let name = name.ok_or_else(|| Error::usage(format!("{} names no file", path.display())))?;
     let contents = std::fs::read(path).context(|| format!("{} cannot be read", path.display()))?;
-    let put = wal::push(&stack.repository(), &stack.name, path, name, &contents)?;
+    let put = wal::push(&stack.log_folder(), &stack.name, path, name, &contents)?;
+    // The server forgets it when this says that it is safe.
+    if let Some(mut log) = Repository::of(&stack)?.log_elsewhere()? {
+        log.send(&stack.name)?;
+    }
     let done = Done {
         file: name,
         more: serde_json::json!({ "stored": put }),
@@ -158,24 +236,33 @@ fn push(path: &Path, context: &Context) -> Result<ExitCode> {
     Ok(ExitCode::Done)
 }
 
+/// Where the log is looked for: here, and then there.
+struct Kept {
+    folder: PathBuf,
+    elsewhere: Option<LogElsewhere>,
+}
+
 fn fetch(
     name: &str,
     target: &Path,
     system: Option<&str>,
-    repository: &Path,
+    from: &Kept,
     context: &Context,
 ) -> Result<ExitCode> {
     let system = match system {
         Some(system) => system.to_owned(),
         None => wal::system_of(Path::new("."))?,
     };
-    let store = Store::find(repository, &system)?;
-    let contents = store.map(|store| store.fetch(name)).transpose()?.flatten();
+    let store = Store::find(&from.folder, &system)?;
+    let mut contents = store.map(|store| store.fetch(name)).transpose()?.flatten();
+    if let (None, Some(log)) = (&contents, &from.elsewhere) {
+        contents = log.fetch_file(&system, name)?;
+    }
     // The server asks for what may come next, and takes this for the end of the log.
     let contents = contents.ok_or_else(|| {
         Error::missing(format!(
             "{name} of cluster {system} is not in {}",
-            repository.display()
+            from.folder.display()
         ))
     })?;
     crate::adapters::fs::write_atomically(target, &contents)?;

@@ -1,6 +1,6 @@
 //! `[[repository.copies]]`: further repositories, which every backup is copied to.
 
-use super::{Repository, Secret};
+use super::{LockMode, Repository, Secret};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -22,6 +22,10 @@ pub struct RepositoryCopy {
     pub credentials: PathBuf,
     /// The most that is written a second.
     pub bandwidth: String,
+    /// For how long nobody can delete or replace an archive.
+    pub locked_for: String,
+    /// Against whom.
+    pub lock_mode: LockMode,
 }
 
 impl RepositoryCopy {
@@ -36,6 +40,8 @@ impl RepositoryCopy {
             region: copy.region,
             credentials: copy.credentials,
             bandwidth: copy.bandwidth,
+            locked_for: copy.locked_for,
+            lock_mode: copy.lock_mode,
             copies: Vec::new(),
         }
     }

@@ -156,6 +156,11 @@ pub struct Repository {
     pub credentials: PathBuf,
     /// The most that is written a second, such as `20 MB/s`; empty: as fast as it goes.
     pub bandwidth: String,
+    /// For how long nobody can delete or replace an archive, such as `30 days`; empty: not locked. S3 with
+    /// Object Lock only.
+    pub locked_for: String,
+    /// Against whom.
+    pub lock_mode: LockMode,
     /// Further repositories, which every backup is copied to.
     pub copies: Vec<RepositoryCopy>,
 }
@@ -225,6 +230,17 @@ pub enum ProofKind {
     Verify,
     /// `k1ops drill` restored it and ran a server on it.
     Drill,
+}
+
+/// Against whom an archive is locked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LockMode {
+    /// All but those who have a right of their own for that.
+    #[default]
+    Governance,
+    /// Everybody, the owner of the account too.
+    Compliance,
 }
 
 /// What happens by itself, and when.

@@ -181,7 +181,7 @@ impl Metrics {
     }
 
     fn log(&mut self, stack: &Stack) -> Result<()> {
-        let Some(log) = note::incoming(&stack.repository(), &stack.name)? else {
+        let Some(log) = note::incoming(&stack.log_folder(), &stack.name)? else {
             return Ok(());
         };
         if let Some(until) = log.received_until {

@@ -7,6 +7,7 @@ use crate::adapters::bucket::{Bucket, Lease, Settings};
 use crate::adapters::storage::{ReadAt, Sink};
 use crate::archive::PARTIAL_SUFFIX;
 use crate::error::Result;
+use chrono::{DateTime, Utc};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -72,6 +73,10 @@ impl Shelf for Elsewhere {
         Ok(None)
     }
 
+    fn locked_until(&self, name: &str) -> Result<Option<DateTime<Utc>>> {
+        self.bucket.locked_until(name)
+    }
+
     fn remove(&self, name: &str) -> Result<()> {
         self.bucket.remove(name)
     }
@@ -79,6 +84,11 @@ impl Shelf for Elsewhere {
     /// A store answers when it is done.
     fn settle(&self) -> Result<()> {
         Ok(())
+    }
+
+    fn files(&self, folder: &str) -> Result<Vec<String>> {
+        let objects = self.bucket.list_in(folder)?.into_iter();
+        Ok(objects.map(|object| object.name).collect())
     }
 
     fn note(&self, name: &str) -> Result<Option<Vec<u8>>> {

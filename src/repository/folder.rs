@@ -7,6 +7,7 @@ use crate::adapters::fs::{self, Lock};
 use crate::adapters::storage::{self, NewFile, ReadAt, Sink};
 use crate::archive::PARTIAL_SUFFIX;
 use crate::error::{Context, Error, ErrorKind, Result};
+use chrono::{DateTime, Utc};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -111,12 +112,32 @@ impl Shelf for Folder {
         fs::free_space(&self.0).map(Some)
     }
 
+    /// Whoever may write here may delete.
+    fn locked_until(&self, _name: &str) -> Result<Option<DateTime<Utc>>> {
+        Ok(None)
+    }
+
     fn remove(&self, name: &str) -> Result<()> {
         fs::remove_if_there(&self.0.join(name))
     }
 
     fn settle(&self) -> Result<()> {
         fs::sync_folder(&self.0)
+    }
+
+    fn files(&self, folder: &str) -> Result<Vec<String>> {
+        let folder = self.0.join(folder);
+        let cannot = || format!("{} cannot be read", folder.display());
+        let entries = match std::fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error).context(cannot),
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            names.extend(entry.context(cannot)?.file_name().into_string());
+        }
+        Ok(names)
     }
 
     fn note(&self, name: &str) -> Result<Option<Vec<u8>>> {

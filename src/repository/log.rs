@@ -55,6 +55,9 @@ pub struct LogVerdict {
     pub last: Option<String>,
     /// How many bytes that frees.
     pub frees: u64,
+    /// The number of the first segment that is needed, if that is known.
+    #[serde(skip)]
+    pub(super) needed_from: Option<u64>,
 }
 
 impl Repository {
@@ -116,10 +119,15 @@ impl Repository {
 
     /// Deletes what no backup needs. The archives that needed it are gone already.
     pub(super) fn prune_log(
+        &self,
         verdicts: &[LogVerdict],
         events: &Events,
         interrupt: &Interrupt,
     ) -> Result<()> {
+        // First there: what is gone here could not be asked for any more.
+        if let Some(elsewhere) = self.log_elsewhere()? {
+            elsewhere.prune(verdicts)?;
+        }
         let total: usize = verdicts.iter().map(|verdict| verdict.goes.len()).sum();
         if total == 0 {
             return Ok(());
@@ -168,6 +176,7 @@ fn judge(store: &Store, entries: &[Entry]) -> Result<LogVerdict> {
         first: None,
         last: None,
         frees: 0,
+        needed_from: oldest.map(|(_, number)| number),
     };
     let Some((entry, number)) = oldest else {
         return Ok(verdict);

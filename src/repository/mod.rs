@@ -19,6 +19,7 @@ mod entry;
 mod find;
 mod folder;
 mod log;
+mod log_elsewhere;
 mod name;
 mod proof;
 mod prune;
@@ -31,16 +32,18 @@ pub use copies::{CopyPlace, CopyStatus, CopyStep, Located, locate};
 pub use copying::{CopyReport, behind};
 pub use entry::{Entry, Kind, State, describe};
 pub use log::{LogCheck, LogVerdict};
+pub use log_elsewhere::LogElsewhere;
 pub use name::{Name, Purpose};
 pub use proof::Proof;
 pub use prune::{PruneOptions, PrunePlan};
 pub use rekey::{Rekey, RekeyPlan, RekeyStep};
 
 use crate::adapters::bandwidth::{Bandwidth, Limited};
-use crate::adapters::bucket::Settings;
+use crate::adapters::bucket::{ObjectLock, Settings};
 use crate::adapters::fs::free_space;
 use crate::adapters::storage::{NewFile, Sink, open_file};
 use crate::archive::{Archive, EXTENSION, PARTIAL_SUFFIX, SEALED_EXTENSION};
+use crate::config::{self, LockMode};
 use crate::error::{Error, Result};
 use crate::stack::Stack;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -108,7 +111,7 @@ impl Repository {
         Ok(Self {
             shelf: shelf_of(stack)?,
             sealing,
-            log_folder: stack.repository(),
+            log_folder: stack.log_folder(),
             bandwidth: Bandwidth::parse(&stack.config.repository.bandwidth)?,
             copies: Arc::default(),
             digests: Digests::default(),
@@ -277,6 +280,11 @@ impl Repository {
 fn shelf_of(stack: &Stack) -> Result<Arc<dyn Shelf>> {
     let configured = &stack.config.repository;
     if configured.url.is_empty() {
+        if !configured.locked_for.is_empty() {
+            return Err(Error::usage("a folder cannot lock what is in it").hint(
+                "repository.locked_for is for S3 and what speaks its language: take it away.",
+            ));
+        }
         return Ok(Arc::new(Folder::new(stack.repository())));
     }
     if !configured.path.as_os_str().is_empty() {
@@ -291,8 +299,31 @@ fn shelf_of(stack: &Stack) -> Result<Arc<dyn Shelf>> {
         endpoint: configured.endpoint.clone(),
         region: configured.region.clone(),
         credentials: (!file.as_os_str().is_empty()).then(|| stack.base.join(file)),
+        lock: object_lock(configured)?,
     };
     Ok(Arc::new(Elsewhere::open(&settings)?))
+}
+
+/// For how long new archives are locked.
+fn object_lock(configured: &config::Repository) -> Result<Option<ObjectLock>> {
+    let text = configured.locked_for.trim();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let span = humantime::parse_duration(text).ok();
+    let span = span.and_then(|span| TimeDelta::from_std(span).ok());
+    let span = span
+        .filter(|span| *span > TimeDelta::zero())
+        .ok_or_else(|| {
+            Error::usage(format!(
+                "repository.locked_for is {text:?}, which is no span of time"
+            ))
+            .hint("Write it as in `30 days`.")
+        })?;
+    Ok(Some(ObjectLock {
+        span,
+        compliance: configured.lock_mode == LockMode::Compliance,
+    }))
 }
 
 /// The name of what is directly in `place`, if it is there. A folder may be written in several ways.

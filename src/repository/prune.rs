@@ -132,6 +132,7 @@ impl Repository {
         let mut archives = judge(candidates, &options.keep, zone, now)?;
         archives.extend(judge(physical, &options.keep, zone, now)?);
         archives.sort_by(|a, b| (b.time, &b.name).cmp(&(a.time, &a.name)));
+        self.keep_locked(&mut archives, now)?;
         let goes = archives.iter().filter(|verdict| !verdict.keep);
         let goes: Vec<&str> = goes.map(|verdict| verdict.name.as_str()).collect();
         let wal = self.judge_log(&options.stack, &goes)?;
@@ -145,6 +146,19 @@ impl Repository {
             wal,
             archives,
         })
+    }
+
+    /// What is locked would only be hidden.
+    fn keep_locked(&self, archives: &mut [Verdict], now: DateTime<Utc>) -> Result<()> {
+        for verdict in archives.iter_mut().filter(|verdict| !verdict.keep) {
+            let until = self.shelf.locked_until(&verdict.name)?;
+            if let Some(until) = until.filter(|until| *until > now) {
+                verdict.keep = true;
+                let until = until.format("%Y-%m-%d %H:%M UTC");
+                verdict.reasons = vec![format!("it is locked until {until}")];
+            }
+        }
+        Ok(())
     }
 
     /// Deletes what the plan gives up, oldest first. The plan was made under the same lock.
@@ -162,7 +176,7 @@ impl Repository {
         let step = "deleting archives";
         let total = plan.goes().count() as u64;
         if total == 0 {
-            return Self::prune_log(&plan.wal, events, interrupt);
+            return self.prune_log(&plan.wal, events, interrupt);
         }
         events.started(step);
         for (done, verdict) in (1..).zip(plan.goes().rev()) {
@@ -175,7 +189,7 @@ impl Repository {
         }
         self.shelf.settle()?;
         events.finished(step, format!("{total} archives"));
-        Self::prune_log(&plan.wal, events, interrupt)
+        self.prune_log(&plan.wal, events, interrupt)
     }
 
     /// Judges and deletes, as the only writer meanwhile.

@@ -2,7 +2,7 @@
 
 use super::Name;
 use crate::adapters::storage::{ReadAt, Sink};
-use crate::archive::{Archive, Keys, Lock, Opened, OwnKey, Seal, Sealing, is_sealed};
+use crate::archive::{Archive, Keys, Lock, Opened, OwnKey, Seal, Sealing, is_sealed, seal_whole};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::stack::Stack;
 use age::secrecy::SecretString;
@@ -73,6 +73,38 @@ impl Sealed {
         } else {
             plain
         }
+    }
+
+    /// One that costs work for each thing that is encrypted.
+    pub(super) fn seals_by_passphrase(&self) -> bool {
+        matches!(self.lock, Some(Lock::Passphrase(_)))
+    }
+
+    /// Encrypts something small, if anything is encrypted.
+    pub(super) fn seal(&self, content: &[u8]) -> Result<Vec<u8>> {
+        match &self.lock {
+            Some(lock) => seal_whole(content, lock),
+            None => Ok(content.to_vec()),
+        }
+    }
+
+    /// What was made by [`Sealed::seal`], or was never encrypted.
+    pub(super) fn unseal(&self, path: &Path, bytes: Arc<dyn ReadAt>, size: u64) -> Result<Vec<u8>> {
+        let cannot = || format!("{} cannot be read", path.display());
+        let (bytes, size) = if is_sealed(&*bytes, size).context(cannot)? {
+            let seal = Seal::of(&bytes, size)?;
+            let opened = Opened::with(bytes, size, &self.keys()?, None)?;
+            let opened = opened.ok_or_else(|| {
+                Error::missing(format!("{} is encrypted", path.display())).hint(seal.hint())
+            })?;
+            let size = opened.size();
+            (Arc::new(opened) as Arc<dyn ReadAt>, size)
+        } else {
+            (bytes, size)
+        };
+        let mut content = vec![0; usize::try_from(size).context(cannot)?];
+        bytes.read_exact_at(&mut content, 0).context(cannot)?;
+        Ok(content)
     }
 
     pub(super) fn begin(&self, place: &Path, sink: Box<dyn Sink>) -> Result<Box<dyn Sink>> {

@@ -5,6 +5,7 @@
 
 use crate::adapters::storage::{ReadAt, Sink};
 use crate::error::Result;
+use chrono::{DateTime, Utc};
 use std::any::Any;
 use std::future::Future;
 use std::path::Path;
@@ -52,11 +53,17 @@ pub(super) trait Shelf: std::fmt::Debug + Send + Sync {
     /// Bytes that are free for archives, where that can be known.
     fn free_space(&self) -> Result<Option<u64>>;
 
+    /// Until when an archive can't be removed, if that is so.
+    fn locked_until(&self, name: &str) -> Result<Option<DateTime<Utc>>>;
+
     /// Removes an archive.
     fn remove(&self, name: &str) -> Result<()>;
 
     /// Makes removals durable.
     fn settle(&self) -> Result<()>;
+
+    /// The names of the files in a folder beside the archives, which need not be there.
+    fn files(&self, folder: &str) -> Result<Vec<String>>;
 
     /// A small file beside the archives.
     fn note(&self, name: &str) -> Result<Option<Vec<u8>>>;

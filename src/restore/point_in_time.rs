@@ -101,7 +101,12 @@ pub async fn plan_time(
     let (time, interrupt) = (time.clone(), interrupt.clone());
     let (source, folder) = (plan.source.clone(), repository.log_folder().to_path_buf());
     let ended = plan.opened.manifest().finished_at;
+    let elsewhere = repository.log_elsewhere()?;
     let reading = tokio::task::spawn_blocking(move || {
+        // A host that took over from one that is lost has nothing of it yet.
+        if let Some(log) = elsewhere {
+            log.fetch(&source.system_identifier, start_of(&source)?)?;
+        }
         reach(&folder, &source, moment, ended, &time, &interrupt)
     });
     let (recovery, how) = reading
@@ -162,6 +167,16 @@ fn is_base(entry: &Entry, stack: &str) -> bool {
         && entry.purpose == Purpose::Backup
         && entry.stack.as_deref() == Some(stack)
         && !entry.bases.is_empty()
+}
+
+/// Where the log begins that a data directory needs.
+fn start_of(source: &PhysicalSource) -> Result<u64> {
+    parse_lsn(&source.start_lsn).ok_or_else(|| {
+        Error::bad_data(format!(
+            "the archive says that its backup begins at {:?}, which is no position",
+            source.start_lsn
+        ))
+    })
 }
 
 /// Where the log of a data directory goes on.

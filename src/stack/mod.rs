@@ -164,6 +164,13 @@ impl Stack {
         }
     }
 
+    /// The folder of this host that the write-ahead log is received into, wherever archives are kept.
+    #[must_use]
+    pub fn log_folder(&self) -> PathBuf {
+        let own = || self.folder.join("backups");
+        self.repository_folder().unwrap_or_else(own)
+    }
+
     /// The folder that archives are kept in, if they are kept on this host.
     #[must_use]
     pub fn repository_folder(&self) -> Option<PathBuf> {

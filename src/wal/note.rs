@@ -54,6 +54,34 @@ impl Note {
     }
 }
 
+/// The file that says what was sent on.
+const ELSEWHERE: &str = "elsewhere.json";
+
+/// What was sent on to a repository that is elsewhere.
+#[derive(Debug, Serialize, Deserialize)]
+struct Elsewhere {
+    /// Everything that was committed before this moment is there.
+    until: DateTime<Utc>,
+}
+
+/// Everything that was committed before this moment is here, as far as is known.
+pub fn received_until(store: &Store) -> Result<Option<DateTime<Utc>>> {
+    let streamed = Note::read(store).and_then(|note| note.complete_until);
+    Ok(streamed.max(newest_archived(store)?))
+}
+
+/// Writes down until when everything was sent on.
+pub fn write_elsewhere(store: &Store, until: DateTime<Utc>) -> Result<()> {
+    let text = serde_json::to_vec(&Elsewhere { until }).context(|| "a note cannot be made")?;
+    write_atomically(&store.folder().join(ELSEWHERE), &text)
+}
+
+fn sent_until(store: &Store) -> Option<DateTime<Utc>> {
+    let text = std::fs::read(store.folder().join(ELSEWHERE)).ok()?;
+    let sent: Elsewhere = serde_json::from_slice(&text).ok()?;
+    Some(sent.until)
+}
+
 /// How the log of a stack's server comes in.
 #[derive(Debug, Clone, Serialize)]
 pub struct Incoming {
@@ -65,6 +93,8 @@ pub struct Incoming {
     pub received_until: Option<DateTime<Utc>>,
     /// Seconds of work that would be lost with the server: what is now called the recovery point.
     pub rpo_seconds: Option<f64>,
+    /// Seconds of work that would be lost with this host, where the log is sent on.
+    pub host_rpo_seconds: Option<f64>,
     /// Where what was received ends.
     pub received: Option<String>,
     /// The slot that makes the server keep its log.
@@ -107,15 +137,14 @@ pub async fn slot_lag(address: &Address, slot: &str) -> Result<Option<u64>> {
 
 fn of(store: &Store) -> Result<Incoming> {
     let note = Note::read(store);
-    let archived = newest_archived(store)?;
-    let streamed = note.as_ref().and_then(|note| note.complete_until);
-    let received_until = streamed.max(archived);
+    let received_until = received_until(store)?;
     let age = |at: DateTime<Utc>| (Utc::now() - at).as_seconds_f64().max(0.0);
     Ok(Incoming {
         system: store.system().to_owned(),
         streaming: matches!(store.lock(), Err(error) if error.kind() == ErrorKind::Locked),
         received_until,
         rpo_seconds: received_until.map(age),
+        host_rpo_seconds: sent_until(store).map(age),
         received: note.as_ref().map(|note| note.received.clone()),
         slot: note.as_ref().map(|note| note.slot.clone()),
         slot_lag_bytes: None,

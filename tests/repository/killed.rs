@@ -35,6 +35,32 @@ pub fn killed_after(scratch: &Scratch, arguments: &[&str], after: Duration) -> b
     child.wait().unwrap().code().is_none()
 }
 
+/// Runs a command that takes `usual` again and again, each time to a random moment, until it was killed as
+/// often as it is to be; `around` is told before and after each run.
+pub fn kill_at_random(
+    scratch: &Scratch,
+    arguments: &[&str],
+    usual: Duration,
+    mut around: impl FnMut(Moment),
+) {
+    let (mut killed, mut runs) = (0, 0);
+    while killed < times() {
+        assert!(runs < times() * 10, "it is not killed: {killed} of {runs}");
+        around(Moment::Before);
+        let after = usual.mul_f64(fastrand::f64() * 1.1);
+        killed += u32::from(killed_after(scratch, arguments, after));
+        runs += 1;
+        around(Moment::After);
+    }
+    println!("{killed} of {runs} runs were killed");
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    Before,
+    After,
+}
+
 #[test]
 fn nobody_sees_an_archive_that_is_not_whole() {
     for make in MAKES {
@@ -44,10 +70,11 @@ fn nobody_sees_an_archive_that_is_not_whole() {
         let begun = Instant::now();
         scratch.run(&["backup"]).done();
         let usual = begun.elapsed();
-        let (mut killed, mut leftovers) = (0, 0);
-        for _ in 0..times() {
-            let after = usual.mul_f64(fastrand::f64() * 1.1);
-            killed += u32::from(killed_after(&scratch, &["backup"], after));
+        let mut leftovers = 0;
+        kill_at_random(&scratch, &["backup"], usual, |moment| {
+            if moment == Moment::Before {
+                return;
+            }
             leftovers += server.uploads().len();
             let listed = scratch.run(&["list", "--json"]).done().json();
             let archives = listed["archives"].as_array().unwrap();
@@ -61,12 +88,8 @@ fn nobody_sees_an_archive_that_is_not_whole() {
                 good("incomplete") <= 1,
                 "the next backup removes it: {listed}"
             );
-        }
-        println!(
-            "{make:?}: {killed} of {} killed, {leftovers} uploads were left",
-            times()
-        );
-        assert!(killed > 0);
+        });
+        println!("{make:?}: {leftovers} uploads were left");
         scratch.run(&["backup"]).done();
         assert_eq!(server.uploads(), [""; 0]);
         let objects = server.objects();

@@ -12,12 +12,20 @@
     reason = "tests may stop at the first surprise, their helpers too, and say what they saw"
 )]
 
+#[path = "../support/cluster.rs"]
+mod cluster;
 mod commands;
 mod contract;
 mod copies;
 mod dav;
 mod killed;
+mod locked;
+mod log;
+#[path = "../support/logged_stack.rs"]
+mod logged_stack;
 #[path = "../scratch/mod.rs"]
 mod scratch;
 mod servers;
 mod sftp;
+#[path = "../support/mod.rs"]
+mod support;

@@ -32,6 +32,19 @@ pub struct Server {
 
 impl Server {
     pub fn start(make: Make) -> Self {
+        let server = Self::without_bucket(make);
+        server.boto("s3.create_bucket(Bucket=bucket)");
+        server
+    }
+
+    /// A server whose bucket keeps every version, and can lock them.
+    pub fn that_locks(make: Make) -> Self {
+        let server = Self::without_bucket(make);
+        server.boto("s3.create_bucket(Bucket=bucket, ObjectLockEnabledForBucket=True)");
+        server
+    }
+
+    fn without_bucket(make: Make) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let port = free_port();
         let mut command = match make {
@@ -44,7 +57,13 @@ impl Server {
                 let mut command = Command::new(program("versitygw"));
                 let address = format!("127.0.0.1:{port}");
                 command.args(["--port", &address, "--quiet", "posix"]);
-                command.arg(folder.path());
+                for name in ["versions", "buckets"] {
+                    std::fs::create_dir(folder.path().join(name)).unwrap();
+                }
+                command
+                    .arg("--versioning-dir")
+                    .arg(folder.path().join("versions"));
+                command.arg(folder.path().join("buckets"));
                 command.env("ROOT_ACCESS_KEY", KEY);
                 command.env("ROOT_SECRET_KEY", SECRET);
                 command
@@ -65,7 +84,6 @@ impl Server {
             assert!(Instant::now() < deadline, "{make:?} does not listen");
             std::thread::yield_now();
         }
-        server.boto("s3.create_bucket(Bucket=bucket)");
         server
     }
 
@@ -80,16 +98,16 @@ impl Server {
     /// A stack that keeps its archives on this server, reached at `port`.
     pub fn stack_by(port: u16) -> Scratch {
         let scratch = Scratch::new();
-        let place = Self::place_by(port, &scratch);
+        let place = Self::place_by(port, scratch.path());
         let config = format!("tier = 'jar'\n[repository]\n{place}");
         std::fs::write(scratch.path().join("k1ops.toml"), config).unwrap();
         scratch
     }
 
     /// The keys of a place on this server, with credentials beside the stack.
-    fn place_by(port: u16, scratch: &Scratch) -> String {
+    fn place_by(port: u16, folder: &Path) -> String {
         let keys = format!("AWS_ACCESS_KEY_ID={KEY}\nAWS_SECRET_ACCESS_KEY={SECRET}\n");
-        let file = scratch.path().join("store.env");
+        let file = folder.join("store.env");
         std::fs::write(&file, keys).unwrap();
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
         format!(
@@ -98,9 +116,9 @@ impl Server {
         )
     }
 
-    /// The keys of a place on this server for a copy.
-    pub fn place(&self, scratch: &Scratch) -> String {
-        Self::place_by(self.port, scratch)
+    /// The keys of a place on this server, for a stack in `folder`.
+    pub fn place(&self, folder: &Path) -> String {
+        Self::place_by(self.port, folder)
     }
 
     /// Removes an object, by another client.
@@ -131,7 +149,8 @@ impl Server {
         self.lines("print(*[u['Key'] for u in s3.list_multipart_uploads(Bucket=bucket).get('Uploads', [])], sep='\\n')")
     }
 
-    fn lines(&self, code: &str) -> Vec<String> {
+    /// What another client says to a few lines of Python.
+    pub fn lines(&self, code: &str) -> Vec<String> {
         let said = self.boto(code);
         said.lines()
             .filter(|line| !line.is_empty())

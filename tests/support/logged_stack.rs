@@ -1,5 +1,7 @@
 //! A stack on a server of its own whose log is kept, and what tests of that wait for.
 
+#![allow(dead_code, reason = "each test file uses its own part of it")]
+
 use crate::cluster::{Cluster, give_to_postgres, scratch_folder};
 use serde_json::Value;
 use std::path::{Path, PathBuf};

@@ -3,13 +3,14 @@
 //! Credentials come from the environment or from a file that only its owner can read, by the names
 //! that every other tool uses for them (`AWS_ACCESS_KEY_ID` and so on); never from the address.
 
+use super::object_lock::ObjectLock;
 use super::sftp::Sftp;
 use super::ssh::Target;
 use super::streams::Streams;
 use super::webdav::WebDav;
 use crate::adapters::http;
 use crate::error::{Context, Error, Result};
-use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::aws::{AmazonS3, AmazonS3Builder, Checksum};
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::client::{HttpClient, HttpConnector};
 use object_store::gcp::GoogleCloudStorageBuilder;
@@ -44,6 +45,8 @@ pub struct Settings {
     pub region: String,
     /// A file of `NAME=VALUE` lines that go before the environment.
     pub credentials: Option<PathBuf>,
+    /// Objects that are begun here are locked when they are written.
+    pub lock: Option<ObjectLock>,
 }
 
 #[derive(Debug)]
@@ -52,6 +55,7 @@ pub(super) struct Connected {
     pub(super) folder: Key,
     pub(super) objects: Arc<dyn ObjectStore>,
     pub(super) writes: Writes,
+    pub(super) lock: Option<ObjectLock>,
     /// Where uploads that were never finished can be listed.
     pub(super) s3: Option<(Arc<AmazonS3>, reqwest::Client)>,
 }
@@ -92,6 +96,10 @@ pub(super) fn connect(settings: &Settings) -> Result<Connected> {
     }
     let folder = Key::parse(&folder)
         .context(|| format!("repository.url {address} names no folder of a store"))?;
+    if settings.lock.is_some() && url.scheme() != "s3" {
+        return Err(Error::usage(format!("{address} cannot lock what is in it"))
+            .hint("repository.locked_for is for S3 and what speaks its language: take it away."));
+    }
     let variables = variables(settings)?;
     let client = http::storage_client()?;
     let cannot = || format!("{address} cannot be set up");
@@ -138,6 +146,7 @@ pub(super) fn connect(settings: &Settings) -> Result<Connected> {
         folder,
         objects,
         writes,
+        lock: settings.lock,
         s3,
     })
 }
@@ -299,6 +308,10 @@ impl Options<'_> {
         }
         if !self.settings.region.is_empty() {
             builder = builder.with_region(&self.settings.region);
+        }
+        if self.settings.lock.is_some() {
+            // Where a bucket locks by itself, it takes nothing without.
+            builder = builder.with_checksum_algorithm(Checksum::SHA256);
         }
         Ok(builder.with_http_connector(self.connector()))
     }

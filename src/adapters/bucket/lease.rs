@@ -25,6 +25,12 @@ const RENEWED: Duration = Duration::from_secs(15);
 /// How often somebody who waits looks.
 const LOOK: Duration = Duration::from_secs(3);
 
+/// How soon a lease is tried for again that is refused and not there.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// How often that may be so before conditions are not believed.
+const UNSEEN: u32 = 3;
+
 /// The right to write, until it is dropped or lost.
 #[derive(Debug)]
 pub struct Lease {
@@ -108,8 +114,9 @@ impl Bucket {
         let note = Note::of_this_process(purpose);
         let text = note.text()?;
         let mut watched: Option<(UpdateVersion, Instant)> = None;
+        let (mut mode, mut unseen) = (PutMode::Create, 0);
         loop {
-            match self.put(name, &text, PutMode::Create) {
+            match self.put(name, &text, mode.clone()) {
                 Ok(put) => return self.hold(name, note, put),
                 Err(
                     object_store::Error::AlreadyExists { .. }
@@ -118,6 +125,14 @@ impl Bucket {
                 Err(error) => return Err(self.explain_object(name, "cannot be written", &error)),
             }
             let Some(found) = self.found(name)? else {
+                // It was given back in between. Or a store that keeps versions takes the mark of its
+                // deletion for the thing itself: then the lease is written as in one that knows no
+                // conditions.
+                unseen += 1;
+                if unseen == UNSEEN {
+                    mode = PutMode::Overwrite;
+                }
+                tokio::time::sleep(AGAIN).await;
                 continue;
             };
             let since = match &watched {

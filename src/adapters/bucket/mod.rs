@@ -7,8 +7,10 @@
 
 mod connect;
 mod lease;
+mod object_lock;
 mod remote;
 mod sftp;
+mod signed;
 mod ssh;
 mod stream;
 mod streams;
@@ -18,6 +20,7 @@ mod webdav;
 
 pub use connect::Settings;
 pub use lease::Lease;
+pub use object_lock::ObjectLock;
 pub use remote::Remote;
 pub use unfinished::Unfinished;
 pub use upload::Upload;
@@ -27,6 +30,7 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use connect::{Connected, Writes};
+use object_lock::Locking;
 use object_store::path::Path as Key;
 use object_store::{ObjectStoreExt, PutMode, PutOptions, PutPayload, PutResult, UpdateVersion};
 use std::future::Future;
@@ -68,10 +72,15 @@ impl Bucket {
 
     /// Every object directly in the folder.
     pub fn list(&self) -> Result<Vec<Object>> {
-        let this = self.clone();
+        self.list_in("")
+    }
+
+    /// Every object directly in a folder below.
+    pub fn list_in(&self, folder: &str) -> Result<Vec<Object>> {
+        let (this, key) = (self.clone(), self.key(folder));
         let found = wait(async move {
             let store = &this.0.objects;
-            store.list_with_delimiter(Some(&this.0.folder)).await
+            store.list_with_delimiter(Some(&key)).await
         })?;
         let found = found.map_err(|error| self.explain("cannot be listed", &error))?;
         let object = |meta: object_store::ObjectMeta| {
@@ -128,7 +137,7 @@ impl Bucket {
         if !replaces {
             self.require_free(name)?;
         }
-        Ok(match &self.0.writes {
+        let sink: Box<dyn Sink> = match &self.0.writes {
             Writes::Parts(store) => {
                 Box::new(Upload::begin_object(self, store.clone(), name, replaces))
             }
@@ -139,6 +148,15 @@ impl Bucket {
                 partial,
                 replaces,
             )?),
+        };
+        Ok(match self.0.lock {
+            Some(lock) => Box::new(Locking {
+                sink,
+                bucket: self.clone(),
+                name: name.to_owned(),
+                lock,
+            }),
+            None => sink,
         })
     }
 

@@ -3,16 +3,11 @@
 //! S3 can list them. Azure Blob Storage forgets them by itself after a week, and Google Cloud
 //! Storage by a rule of the bucket's.
 
+use super::signed::Question;
 use super::{Bucket, wait};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 use object_store::multipart::MultipartStore;
-use object_store::path::Path as Key;
-use object_store::signer::{Method, SignedUrlOptions, Signer};
 use serde::Deserialize;
-use std::time::Duration;
-
-/// How long the address of a listing works.
-const VALID: Duration = Duration::from_secs(300);
 
 /// Pages of a listing that are read, of a thousand uploads each.
 const MOST_PAGES: usize = 100;
@@ -104,28 +99,14 @@ impl Bucket {
         Ok(found)
     }
 
-    /// One page of the listing, which the store's library does not offer.
+    /// One page of the listing.
     async fn page(&self, query: &[(&'static str, String)]) -> Result<Page> {
-        let Some((s3, client)) = &self.0.s3 else {
-            return Err(Error::failed("the store cannot list unfinished uploads"));
+        let question = Question {
+            query: query.to_vec(),
+            ..Question::default()
         };
-        let options = SignedUrlOptions::new().with_query(query.iter().cloned());
-        let url = s3
-            .signed_url_opts(Method::GET, &Key::default(), VALID, &options)
-            .await
-            .context(|| "the request cannot be signed")?;
-        // The address is as good as a password for some minutes: it must not be in an error.
-        let answer = client
-            .get(url)
-            .send()
-            .await
-            .and_then(reqwest::Response::error_for_status)
-            .map_err(reqwest::Error::without_url);
-        let text = match answer {
-            Ok(answer) => answer.text().await.map_err(reqwest::Error::without_url),
-            Err(error) => Err(error),
-        };
-        let text = text.context(|| "the store does not answer")?;
+        let text = self.ask_s3(question).await?;
+        let text = text.context(|| "the store does not list them")?;
         quick_xml::de::from_str(&text).context(|| "the store's answer cannot be read")
     }
 }

@@ -10,7 +10,7 @@ mod write;
 
 pub use keys::{Keys, Lock};
 pub use read::{Opened, Seal, is_sealed};
-pub use write::Sealing;
+pub use write::{Sealing, seal_whole};
 
 use age::secrecy::ExposeSecret;
 use age_core::format::FileKey;

@@ -16,12 +16,8 @@ pub struct Sealing(StreamWriter<Box<dyn Sink>>);
 impl Sealing {
     /// Encrypts to `sink`. The key that is answered opens this archive and no other.
     pub fn begin(sink: Box<dyn Sink>, lock: &Lock) -> Result<(Self, OwnKey)> {
-        let keeping = Keeping {
-            lock,
-            kept: Mutex::new(None),
-        };
-        let encryptor = Encryptor::with_recipients(std::iter::once(&keeping as &dyn Recipient))
-            .context(|| "the archive cannot be encrypted")?;
+        let keeping = Keeping::of(lock);
+        let encryptor = keeping.encryptor()?;
         let kept = keeping
             .kept
             .into_inner()
@@ -32,6 +28,15 @@ impl Sealing {
             .context(|| "the header of the encryption cannot be written")?;
         Ok((Self(writer), key))
     }
+}
+
+/// Encrypts something that is in memory as a whole.
+pub fn seal_whole(content: &[u8], lock: &Lock) -> Result<Vec<u8>> {
+    let cannot = || "this cannot be encrypted";
+    let encryptor = Keeping::of(lock).encryptor()?;
+    let mut writer = encryptor.wrap_output(Vec::new()).context(cannot)?;
+    writer.write_all(content).context(cannot)?;
+    writer.finish().context(cannot)
 }
 
 impl Write for Sealing {
@@ -56,6 +61,20 @@ impl Sink for Sealing {
 struct Keeping<'a> {
     lock: &'a Lock,
     kept: Mutex<Option<OwnKey>>,
+}
+
+impl<'a> Keeping<'a> {
+    fn of(lock: &'a Lock) -> Self {
+        Self {
+            lock,
+            kept: Mutex::new(None),
+        }
+    }
+
+    fn encryptor(&self) -> Result<Encryptor> {
+        Encryptor::with_recipients(std::iter::once(self as &dyn Recipient))
+            .context(|| "the archive cannot be encrypted")
+    }
 }
 
 impl Recipient for Keeping<'_> {

@@ -7,6 +7,7 @@ use crate::interrupt::Interrupt;
 use crate::repository::Repository;
 use crate::wal::note::{self, Incoming};
 use chrono::{TimeDelta, Utc};
+use std::path::Path;
 use std::sync::Arc;
 
 /// A stream is a second behind; a server that archives by itself may take this long to fill a segment.
@@ -36,6 +37,9 @@ fn look(patient: &Patient) -> Result<Examined> {
     };
     let mut examined = Examined::default();
     late(&incoming, &mut examined);
+    if let Some(log) = repository.log_elsewhere()? {
+        unsent(&incoming, log.place(), &mut examined);
+    }
     for log in repository.check_log(&stack.name, false, &Interrupt::default())? {
         let Some(gap) = log.gaps.first() else {
             continue;
@@ -54,6 +58,24 @@ fn look(patient: &Patient) -> Result<Examined> {
         examined.say(format!("no gap, and {lag:.0} s behind the server"));
     }
     Ok(examined)
+}
+
+/// What is here and not there is lost with this host.
+fn unsent(incoming: &Incoming, place: &Path, examined: &mut Examined) {
+    let (here, there) = (incoming.rpo_seconds, incoming.host_rpo_seconds);
+    let behind = match (here, there) {
+        (None, _) => return,
+        (Some(here), Some(there)) if there - here <= YOUNG.as_seconds_f64() => return,
+        (Some(_), Some(there)) => format!("is {there:.0} s behind"),
+        (Some(_), None) => "was never sent".to_owned(),
+    };
+    let title = format!("the write-ahead log in {} {behind}", place.display());
+    examined.find(
+        Finding::warning(title)
+            .seen("it is on this host, and would be lost with it")
+            .because("the store cannot be reached, or nobody sends it")
+            .remedy("k1ops wal stream"),
+    );
 }
 
 fn late(incoming: &Incoming, examined: &mut Examined) {

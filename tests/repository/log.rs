@@ -1,0 +1,162 @@
+//! The write-ahead log where the repository is a store: the host is lost with everything on it, and a moment comes back.
+
+use crate::cluster::{Cluster, give_to_postgres, succeed};
+use crate::logged_stack::{Stack, eventually, number, wait_for_promotion, wait_for_rows};
+use crate::servers::{Make, Server};
+use std::collections::BTreeSet;
+use std::process::Command;
+
+const COUNT: &str = "SELECT count(*) FROM pgbench_history";
+
+/// Has the stack keep everything on the server.
+fn keep_on(server: &Server, stack: &Stack, further: &str) {
+    let place = server.place(&stack.path(""));
+    give_to_postgres(&stack.path("store.env"));
+    let file = stack.path("k1ops.toml");
+    let config = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("{config}[repository]\n{place}{further}")).unwrap();
+}
+
+/// The encryption of a stack whose key is beside it.
+fn encryption(stack: &Stack) -> String {
+    let file = stack.path("key.txt");
+    let made = Command::new("age-keygen").arg("-o").arg(&file).output();
+    let said = String::from_utf8(made.unwrap().stderr).unwrap();
+    let public = said.trim().rsplit_once(' ').unwrap().1.to_owned();
+    give_to_postgres(&file);
+    format!("[encryption]\nrecipients = ['{public}']\nidentity = 'key.txt'\n")
+}
+
+fn now(cluster: &Cluster) -> String {
+    cluster.sql("SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US') || ' UTC'")
+}
+
+/// Waits until everything before a moment is on the server.
+fn wait_until_sent(stack: &Stack, moment: &str) {
+    eventually("the log is sent on", || {
+        let age = stack.live.sql(&format!(
+            "SELECT extract(epoch FROM clock_timestamp() - '{moment}'::timestamptz)"
+        ));
+        let wal = stack.json(&["status"], 1)["wal"].clone();
+        let behind = wal["host_rpo_seconds"].as_f64();
+        if behind.is_some_and(|behind| behind < age.parse().unwrap()) {
+            Ok(())
+        } else {
+            Err(format!("{wal} {}", stack.log()))
+        }
+    });
+}
+
+/// The complete segments on the server.
+fn segments(server: &Server) -> BTreeSet<String> {
+    let name = |object: String| {
+        let name = object.rsplit('/').next()?.to_owned();
+        let name = name.strip_suffix(".age").unwrap_or(&name);
+        let segment = name.strip_suffix(".zst")?;
+        (!segment.ends_with(".partial")).then(|| segment.to_owned())
+    };
+    server.objects().into_iter().filter_map(name).collect()
+}
+
+fn a_host_is_lost(make: Make, is_encrypted: bool) {
+    let server = Server::start(make);
+    let stack = Stack::new("wal_keep_size=0\nmax_wal_size=64MB");
+    let further = if is_encrypted {
+        encryption(&stack)
+    } else {
+        String::new()
+    };
+    keep_on(&server, &stack, &further);
+    let streamer = stack.stream_by_slot();
+    succeed(
+        &mut stack
+            .live
+            .pgbench(&["--initialize", "--quiet", "--scale=2"]),
+    );
+    stack.json(&["backup", "--physical"], 0);
+    wait_until_sent(&stack, &now(&stack.live));
+    let before = segments(&server);
+
+    // The log that only the older backup needed goes, there too.
+    stack.live.sql("SELECT pg_switch_wal()");
+    stack.json(&["backup", "--physical"], 0);
+    stack.json(&["prune", "--keep-last", "1", "--yes"], 0);
+    let kept = segments(&server);
+    assert!(
+        before.iter().any(|name| !kept.contains(name)),
+        "{before:?} {kept:?}"
+    );
+
+    let load = stack.load();
+    wait_for_rows(&stack.live, 1500);
+    drop(load);
+    let rows = number(&stack.live, COUNT);
+    let moment = now(&stack.live);
+    stack.live.sql("DELETE FROM pgbench_history");
+    wait_until_sent(&stack, &moment);
+
+    // Killed, and nothing is left but what somebody has written down: the settings and the keys.
+    drop(streamer);
+    std::fs::remove_dir_all(stack.path(".conductor")).unwrap();
+    let kept_in_the_open = server.lines(
+        "for o in s3.list_objects_v2(Bucket=bucket, Prefix='of/k1/wal/').get('Contents', []):\n\
+         \x20   print(s3.get_object(Bucket=bucket, Key=o['Key'])['Body'].read(18) == b'age-encryption.org')",
+    );
+    assert!(!kept_in_the_open.is_empty());
+    let sealed = if is_encrypted { "True" } else { "False" };
+    assert!(kept_in_the_open.iter().all(|is| is == sealed));
+
+    let data = stack.path("data");
+    let folder = data.display().to_string();
+    stack.says(&["restore", "--to", &moment, "--into", &folder], 0);
+    let copy = Cluster::on(&data);
+    wait_for_promotion(&copy);
+    assert_eq!(number(&copy, COUNT), rows);
+}
+
+#[test]
+fn a_lost_host_comes_back_to_a_moment() {
+    a_host_is_lost(Make::Moto, false);
+}
+
+#[test]
+fn a_lost_host_comes_back_to_a_moment_from_what_nobody_can_read() {
+    a_host_is_lost(Make::Versity, true);
+}
+
+#[test]
+fn a_segment_that_the_server_archives_is_safe_when_it_is_in_the_store() {
+    let server = Server::start(Make::Versity);
+    let stack = Stack::new("archive_mode=on");
+    keep_on(&server, &stack, "");
+    let (program, config) = (stack.path("k1ops"), stack.path("k1ops.toml"));
+    let (program, config) = (program.display(), config.display());
+    stack.live.sql(&format!(
+        "ALTER SYSTEM SET archive_command = 'DOCKER_HOST=unix:///nowhere {program} --config {config} wal push %p'"
+    ));
+    stack.live.sql("SELECT pg_reload_conf()");
+    stack.live.sql("CREATE TABLE t AS SELECT 1");
+    let name = stack
+        .live
+        .sql("SELECT pg_walfile_name(pg_current_wal_lsn())");
+    stack.live.sql("SELECT pg_switch_wal()");
+    eventually("the segment is archived", || {
+        let archived = stack
+            .live
+            .sql("SELECT last_archived_wal FROM pg_stat_archiver");
+        if archived >= name {
+            Ok(())
+        } else {
+            Err(archived)
+        }
+    });
+    assert!(segments(&server).contains(&name));
+    // Where it is not here any more, the server gets it from there.
+    std::fs::remove_dir_all(stack.path(".conductor/backups/wal")).unwrap();
+    let system = stack
+        .live
+        .sql("SELECT system_identifier FROM pg_control_system()");
+    let target = stack.path("fetched").display().to_string();
+    stack.json(&["wal", "fetch", &name, &target, "--system", &system], 0);
+    assert_eq!(std::fs::metadata(&target).unwrap().len(), 16 << 20);
+}
