@@ -22,6 +22,9 @@ pub enum Depth {
     Full,
 }
 
+/// A look at the structure waits for each answer of a store, and reads next to nothing.
+const QUICK_READERS: usize = 16;
+
 /// What was checked.
 #[derive(Debug, Clone, Serialize)]
 pub struct Verified {
@@ -79,7 +82,11 @@ pub async fn verify(
             threads.spawn_blocking(move || check_volume(&archive, &volume, jobs, &interrupt));
         }
     }
-    for _ in 0..jobs.max(1) {
+    let readers = match depth {
+        Depth::Quick => jobs.max(QUICK_READERS),
+        Depth::Full => jobs.max(1),
+    };
+    for _ in 0..readers {
         let work = work.clone();
         threads.spawn_blocking(move || work.run());
     }

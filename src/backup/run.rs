@@ -273,6 +273,13 @@ fn running_tier(stack: &Stack) -> Result<Option<String>> {
     })
 }
 
+/// What was taken of the planned sources, by their number in the plan.
+#[derive(Default)]
+struct Sources {
+    taken: Vec<(usize, Source)>,
+    left_out: Vec<LeftOut>,
+}
+
 async fn write_sources(
     stack: &Stack,
     plan: &BackupPlan,
@@ -280,7 +287,6 @@ async fn write_sources(
     events: &Events,
     interrupt: &Interrupt,
 ) -> Result<(Vec<Source>, Vec<LeftOut>)> {
-    let (mut sources, mut left_out) = (Vec::new(), Vec::new());
     let mut snapshots = Vec::new();
     // Held at once, before anything is copied, so that the databases are of nearly the same moment.
     for source in &plan.sources {
@@ -289,9 +295,38 @@ async fn write_sources(
         }
     }
     let scratch = scratch(stack, plan)?;
-    let mut volumes = None;
-    for source in &plan.sources {
-        match source {
+    let rows = write_rows(stack, plan, writer, events, interrupt);
+    let volumes = write_volumes(stack, plan, writer, events, interrupt);
+    // One waits for snapshots and checkpoints while the other keeps the CPUs busy, unless none is idle.
+    // Both go on to their end, so that what a service keeps for its snapshot is removed.
+    let (rows, volumes) = if plan.jobs > 1 {
+        futures_util::join!(rows, volumes)
+    } else {
+        (rows.await, volumes.await)
+    };
+    let (rows, mut all) = (rows?, volumes?);
+    all.taken.extend(rows.taken);
+    all.taken.sort_by_key(|(number, _)| *number);
+    let mut left_out = rows.left_out;
+    left_out.extend(all.left_out);
+    let mut sources: Vec<Source> = all.taken.into_iter().map(|(_, source)| source).collect();
+    for snapshot in snapshots {
+        let source = snapshot.take(writer, &scratch, events, interrupt).await?;
+        sources.push(Source::Sqlite(source));
+    }
+    Ok((sources, left_out))
+}
+
+async fn write_rows(
+    stack: &Stack,
+    plan: &BackupPlan,
+    writer: &Writer,
+    events: &Events,
+    interrupt: &Interrupt,
+) -> Result<Sources> {
+    let mut all = Sources::default();
+    for (number, source) in plan.sources.iter().enumerate() {
+        let source = match source {
             PlannedSource::Postgres { .. } => {
                 let options = postgres::Options {
                     jobs: plan.jobs,
@@ -300,38 +335,50 @@ async fn write_sources(
                 };
                 let address = stack.database_address()?;
                 let taken = postgres::take(writer, &address, &options, events, interrupt).await?;
-                sources.push(Source::Postgres(Box::new(taken.source)));
-                left_out.extend(taken.left_out);
-            }
-            PlannedSource::Volume { service, .. } => {
-                let opened = match volumes.take() {
-                    Some(opened) => opened,
-                    None => Volumes::open(stack, writer, events, interrupt).await?,
-                };
-                match volumes.insert(opened).take(*service).await? {
-                    Taken::Source(source) => sources.push(source),
-                    Taken::Nothing(left) => left_out.push(left),
-                }
+                all.left_out.extend(taken.left_out);
+                Source::Postgres(Box::new(taken.source))
             }
             PlannedSource::Physical { .. } => {
                 let address = stack.database_address()?;
                 let volume = PhysicalSource::SERVER;
                 let source = physical::take(writer, &address, volume, events, interrupt).await?;
-                sources.push(Source::Physical(source));
+                Source::Physical(source)
             }
-            PlannedSource::Sqlite { .. } => {}
             PlannedSource::Config { path } => {
                 let text = config_file::without_secrets(&stack.config)?;
                 write_plain(writer, path, text).await?;
-                sources.push(Source::Config(ConfigSource { path: path.clone() }));
+                Source::Config(ConfigSource { path: path.clone() })
             }
+            PlannedSource::Volume { .. } | PlannedSource::Sqlite { .. } => continue,
+        };
+        all.taken.push((number, source));
+    }
+    Ok(all)
+}
+
+async fn write_volumes(
+    stack: &Stack,
+    plan: &BackupPlan,
+    writer: &Writer,
+    events: &Events,
+    interrupt: &Interrupt,
+) -> Result<Sources> {
+    let mut all = Sources::default();
+    let mut volumes = None;
+    for (number, source) in plan.sources.iter().enumerate() {
+        let PlannedSource::Volume { service, .. } = source else {
+            continue;
+        };
+        let opened = match volumes.take() {
+            Some(opened) => opened,
+            None => Volumes::open(stack, writer, events, interrupt).await?,
+        };
+        match volumes.insert(opened).take(*service).await? {
+            Taken::Source(source) => all.taken.push((number, source)),
+            Taken::Nothing(left) => all.left_out.push(left),
         }
     }
-    for snapshot in snapshots {
-        let source = snapshot.take(writer, &scratch, events, interrupt).await?;
-        sources.push(Source::Sqlite(source));
-    }
-    Ok((sources, left_out))
+    Ok(all)
 }
 
 /// What the services of tier 1 run.
