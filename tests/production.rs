@@ -161,6 +161,8 @@ fn harden(bench: &Bench) {
     }
     killed.kill().unwrap();
     killed.wait().unwrap();
+    // Neither half: what runs goes on, as it was or hardened.
+    assert_code(&bench.run(&["start"]), 0);
     let done = bench.run(&["harden", "--yes"]);
     assert_code(&done, 0);
     assert_says(&done, "hardened");
@@ -268,7 +270,7 @@ fn nothing_secret_shows(bench: &Bench) {
     shown.push(("the bundle", unpack(&["-xzOf"], &bundle)));
     let backups = bench.folder.path().join(".conductor/backups");
     for entry in std::fs::read_dir(backups).unwrap().flatten() {
-        if entry.path().is_file() {
+        if entry.path().extension().is_some_and(|end| end == "tar") {
             shown.push(("an archive", unpack(&["-xOf"], &entry.path())));
         }
     }
@@ -311,12 +313,16 @@ fn the_doctor_finds_what_is_planted(bench: &Bench) {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     };
     let key = bench.docker_folder().join("secrets/postgres.key");
-    folders.iter().for_each(|folder| set(folder, 0o755));
+    for folder in &folders {
+        set(folder, 0o755);
+    }
     set(&key, 0o644);
     let report = doctor(bench);
     found(&report, "permissions", "everybody on this host may read it");
     set(&key, 0o600);
-    folders.iter().for_each(|folder| set(folder, 0o700));
+    for folder in &folders {
+        set(folder, 0o700);
+    }
 
     // A certificate near its end: k1ops makes it anew, with the same authority.
     let file = bench.docker_folder().join("secrets/redis.crt");

@@ -179,7 +179,8 @@ fn reason(error: &rustls::Error) -> String {
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             "the certificate is not for this name".to_owned()
         }
-        CertificateError::UnknownIssuer => {
+        // Another authority of k1ops has the same name, and another key.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             "the certificate was not signed by this authority".to_owned()
         }
         other => format!("the certificate does not serve: {other}"),

@@ -28,6 +28,9 @@ pub struct HardenArgs {
 
 /// Plans, shows, asks and does.
 pub(super) async fn run(args: &HardenArgs, context: &Context) -> Result<ExitCode> {
+    if !args.dry_run {
+        harden::recover(&context.stack()?, &context.events())?;
+    }
     if args.undo {
         return undo(args, context).await;
     }
@@ -58,7 +61,7 @@ async fn undo(args: &HardenArgs, context: &Context) -> Result<ExitCode> {
     }
     ui.say(shown_undo(&plan).trim_end());
     ui.confirm("Put these files back?")?;
-    let report = harden::undo(&context.loaded, &plan, &events, &context.interrupt).await?;
+    let report = harden::undo(&context.loaded, plan, &events, &context.interrupt).await?;
     ui.result(&report, |ui, text| show(&report, "taken back", ui, text))?;
     Ok(ExitCode::Done)
 }

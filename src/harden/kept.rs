@@ -24,7 +24,7 @@ pub struct Kept {
     pub at: DateTime<Utc>,
     /// What it did, for people.
     pub what: Vec<String>,
-    /// It came to its end. If not, the next one goes on with it.
+    /// All files are written. If not, it was broken off, and they are put back.
     pub complete: bool,
     /// Every file.
     pub files: Vec<KeptFile>,
@@ -86,8 +86,8 @@ impl Kept {
         Ok(kept)
     }
 
-    /// It has come to its end.
-    pub(super) fn completed(mut self) -> Result<()> {
+    /// All files are written.
+    pub(super) fn completed(&mut self) -> Result<()> {
         self.complete = true;
         self.note()
     }
@@ -100,33 +100,52 @@ impl Kept {
     /// Puts every file back, and forgets that it was kept.
     ///
     /// A restore that came in between has put new volumes in place of the old ones; those stay.
-    pub(super) fn put_back(&self, stack: &Stack) -> Result<()> {
+    pub(super) fn put_back(mut self, stack: &Stack) -> Result<()> {
+        // The configuration goes first: with it alone, a start brings all files back to the old profile.
+        self.put_config_back()?;
+        // Broken off in its middle, the rest is gone on with.
+        self.complete = false;
+        self.note()?;
         let env = stack.docker_folder().join(".env");
         let live = std::fs::read_to_string(&env).ok();
-        for file in &self.files {
-            let is_config = self.config.as_ref().filter(|(path, _)| *path == file.path);
-            if let Some((path, written)) = is_config
-                && std::fs::read(path).is_ok_and(|now| digest(&now) != *written)
-            {
-                set_profile_back(path)?;
-                continue;
-            }
-            let Some(copy) = &file.copy else {
+        for file in self.files.iter().filter(|file| !self.is_config(file)) {
+            let Some(mut contents) = file.contents(&self.folder)? else {
                 fs::remove_if_there(&file.path)?;
                 continue;
             };
-            let copy = self.folder.join(copy);
-            let mut contents =
-                std::fs::read(&copy).context(|| format!("{} cannot be read", copy.display()))?;
             if file.path == env
                 && let Some(live) = &live
             {
                 contents = with_volumes_of(&contents, live);
             }
-            fs::write_atomically(&file.path, &contents)?;
-            file.give_access()?;
+            file.write(&contents)?;
         }
         self.forget()
+    }
+
+    fn is_config(&self, file: &KeptFile) -> bool {
+        self.config
+            .as_ref()
+            .is_some_and(|(path, _)| *path == file.path)
+    }
+
+    fn put_config_back(&self) -> Result<()> {
+        let Some((path, written)) = &self.config else {
+            return Ok(());
+        };
+        let Ok(now) = std::fs::read(path) else {
+            return Ok(());
+        };
+        if digest(&now) != *written {
+            return set_profile_back(path);
+        }
+        let Some(file) = self.files.iter().find(|file| self.is_config(file)) else {
+            return Ok(());
+        };
+        match file.contents(&self.folder)? {
+            Some(contents) => file.write(&contents),
+            None => fs::remove_if_there(path),
+        }
     }
 
     fn forget(&self) -> Result<()> {
@@ -138,7 +157,20 @@ impl Kept {
 }
 
 impl KeptFile {
-    fn give_access(&self) -> Result<()> {
+    /// What it was; none if there was no such file.
+    fn contents(&self, folder: &Path) -> Result<Option<Vec<u8>>> {
+        let Some(copy) = &self.copy else {
+            return Ok(None);
+        };
+        let copy = folder.join(copy);
+        let contents = std::fs::read(&copy);
+        contents
+            .map(Some)
+            .context(|| format!("{} cannot be read", copy.display()))
+    }
+
+    fn write(&self, contents: &[u8]) -> Result<()> {
+        fs::write_atomically(&self.path, contents)?;
         let cannot = || format!("the mode of {} cannot be set", self.path.display());
         let mode = std::fs::Permissions::from_mode(self.mode);
         std::fs::set_permissions(&self.path, mode).context(cannot)?;
@@ -193,8 +225,12 @@ fn with_volumes_of(env: &[u8], live: &str) -> Vec<u8> {
 fn set_profile_back(path: &Path) -> Result<()> {
     let text =
         std::fs::read_to_string(path).context(|| format!("{} cannot be read", path.display()))?;
-    let text = config::with_value(&text, "docker", "profile", name_of(Profile::Standard), path)?;
-    super::replace(path, &text)
+    let standard = name_of(Profile::Standard);
+    let before = config::with_value(&text, "docker", "profile", standard, path)?;
+    if before == text || !text.contains(name_of(Profile::Production)) {
+        return Ok(());
+    }
+    super::replace(path, &before)
 }
 
 pub(super) fn name_of(profile: Profile) -> &'static str {
@@ -254,7 +290,7 @@ mod tests {
         let hardened = "# mine\n[docker]\nprefix = 'a'\nprofile = 'production'\n";
         let files = [config.clone(), env.clone(), new.clone()];
         let told = Some((config.clone(), hardened.to_owned()));
-        let kept = Kept::keep(&stack, files, told, Vec::new()).unwrap();
+        let mut kept = Kept::keep(&stack, files, told, Vec::new()).unwrap();
         assert!(!Kept::newest(&stack).unwrap().unwrap().complete);
         kept.completed().unwrap();
         // Hardened, then restored into another volume, and the user changed the configuration.

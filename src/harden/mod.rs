@@ -116,6 +116,10 @@ pub async fn plan(loaded: &Loaded, rotate: bool) -> Result<Plan> {
             ),
         );
     }
+    if Kept::newest(&live)?.is_some_and(|kept| !kept.complete) {
+        return Err(Error::failed("an earlier hardening was broken off")
+            .hint("`k1ops start` puts back what it had replaced, and so does `k1ops harden`."));
+    }
     let config = with_profile(loaded, Profile::Production)?;
     let mut hardened = live.clone();
     hardened.config.docker.profile = Profile::Production;
@@ -180,23 +184,19 @@ pub async fn apply(plan: Plan, events: &Events, interrupt: &Interrupt) -> Result
     let what = plan.what();
     let kept = write(&plan, &what)?;
     if !plan.restarts {
-        kept.completed()?;
         return Ok(Report {
             what,
             restarted: false,
         });
     }
     match Box::pin(start(&stack, events, interrupt)).await {
-        Ok(()) => {
-            kept.completed()?;
-            Ok(Report {
-                what,
-                restarted: true,
-            })
-        }
+        Ok(()) => Ok(Report {
+            what,
+            restarted: true,
+        }),
         Err(error) => {
             events.warning("the stack does not come up with this; what was there is put back");
-            let before = before(&stack, &kept)?;
+            let before = before(&stack, kept)?;
             // Interrupted or not: a stack that ran is to run again.
             let again = Box::pin(start(&before, events, &Interrupt::default())).await;
             if let Err(again) = again {
@@ -216,28 +216,39 @@ fn write(plan: &Plan, what: &[String]) -> Result<Kept> {
     let _lock = Lock::exclusive(&stack.lock_file("server"), "k1ops harden")?;
     let folder = stack.docker_folder();
     let config = plan.config.as_ref();
-    // One that was cut short has kept what there was before; what is there now is half of each.
-    let begun = Kept::newest(stack)?.filter(|kept| !kept.complete);
-    let kept = if let Some(kept) = begun {
-        kept
-    } else {
-        let files = config
-            .map(|edit| edit.path.clone())
-            .into_iter()
-            .chain(plan.files.paths())
-            .chain(Secrets::files(&folder));
-        let told = config.map(|edit| (edit.path.clone(), edit.text.clone()));
-        Kept::keep(stack, files, told, what.to_vec())?
-    };
+    let files = config
+        .map(|edit| edit.path.clone())
+        .into_iter()
+        .chain(plan.files.paths())
+        .chain(Secrets::files(&folder));
+    let told = config.map(|edit| (edit.path.clone(), edit.text.clone()));
+    let mut kept = Kept::keep(stack, files, told, what.to_vec())?;
     if let Some(secrets) = &plan.secrets {
         secrets.write(&folder)?;
     }
     plan.files.apply(&[])?;
-    // Last: from now on every start goes by it.
+    kept.completed()?;
+    // Last: without it every start goes by the old profile, and brings all files back to that.
     if let Some(edit) = config {
         edit.write()?;
     }
     Ok(kept)
+}
+
+/// Puts back what a hardening, or an undo of one, had replaced that was killed before all was written:
+/// half of each would be neither.
+pub fn recover(stack: &Stack, events: &Events) -> Result<()> {
+    if Kept::newest(stack)?.is_none_or(|kept| kept.complete) {
+        return Ok(());
+    }
+    let _lock = Lock::exclusive(&stack.lock_file("server"), "k1ops harden")?;
+    // Whoever had the lock until now may have come to its end.
+    let Some(kept) = Kept::newest(stack)?.filter(|kept| !kept.complete) else {
+        return Ok(());
+    };
+    kept.put_back(stack)?;
+    events.note("a hardening was broken off; the files that it had replaced are put back");
+    Ok(())
 }
 
 async fn start(stack: &Stack, events: &Events, interrupt: &Interrupt) -> Result<()> {
@@ -250,7 +261,7 @@ async fn start(stack: &Stack, events: &Events, interrupt: &Interrupt) -> Result<
 }
 
 /// Puts back what was kept; answers the stack as it was.
-fn before(stack: &Stack, kept: &Kept) -> Result<Stack> {
+fn before(stack: &Stack, kept: Kept) -> Result<Stack> {
     let _lock = Lock::exclusive(&stack.lock_file("server"), "k1ops harden --undo")?;
     kept.put_back(stack)?;
     let mut before = stack.clone();
@@ -289,17 +300,18 @@ pub async fn plan_undo(loaded: &Loaded) -> Result<UndoPlan> {
 /// Takes the last hardening back.
 pub async fn undo(
     loaded: &Loaded,
-    plan: &UndoPlan,
+    plan: UndoPlan,
     events: &Events,
     interrupt: &Interrupt,
 ) -> Result<Report> {
     let stack = Stack::open(loaded)?.without_docker_database();
-    let before = before(&stack, &plan.kept)?;
+    let what = plan.kept.what.clone();
+    let before = before(&stack, plan.kept)?;
     if plan.restarts {
         Box::pin(start(&before, events, interrupt)).await?;
     }
     Ok(Report {
-        what: plan.kept.what.clone(),
+        what,
         restarted: plan.restarts,
     })
 }

@@ -71,10 +71,10 @@ impl Tls {
         let mut made = Vec::new();
         let at = |name: &str| folder.join(FOLDER).join(name);
         let there = pair(&at(AUTHORITY), &at(AUTHORITY_KEY))?;
-        let serves = |own: &Issued| {
+        let lasts = |own: &Issued| {
             certificates::end_of(&own.certificate).is_ok_and(|end| end > now + margin)
         };
-        let authority = if let Some(own) = there.filter(serves) {
+        let authority = if let Some(own) = there.filter(lasts) {
             own
         } else {
             made.push("a certificate authority".to_owned());
