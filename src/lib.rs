@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | edge | [`cli`], [`commands`] | everything below |
 //! | output | [`ui`] | the foundation |
-//! | domain | [`demo`], [`doctor`], [`schedule`], [`drill`], [`metrics`], [`validate`], [`notify`], [`audit`], [`plan`], [`worker`], [`agent`], [`stack`], [`backup`], [`restore`], [`repository`], [`wal`], [`archive`], [`store`], [`conductor`] | adapters, the foundation |
+//! | domain | [`demo`], [`doctor`], [`schedule`], [`drill`], [`metrics`], [`validate`], [`notify`], [`audit`], [`harden`], [`plan`], [`worker`], [`agent`], [`stack`], [`backup`], [`restore`], [`repository`], [`wal`], [`archive`], [`store`], [`conductor`] | adapters, the foundation |
 //! | outside | [`adapters`] | the foundation |
 //! | foundation | [`config`], [`event`], [`error`], [`exit_code`], [`interrupt`] | each other |
 //!
@@ -30,6 +30,7 @@ pub mod drill;
 pub mod error;
 pub mod event;
 pub mod exit_code;
+pub mod harden;
 pub mod interrupt;
 pub mod metrics;
 pub mod notify;

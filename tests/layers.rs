@@ -59,6 +59,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("audit", &["stack", "adapters"]),
+    ("harden", &["stack", "adapters"]),
     (
         "metrics",
         &[

@@ -32,19 +32,40 @@ wait_for() {
 }
 
 postgres_answers() {
+  if [ -n "$authority" ]; then
+    export PGSSLMODE=verify-full PGSSLROOTCERT="$authority"
+  fi
   PGPASSWORD=$(property spring.datasource.password) PGCONNECT_TIMEOUT=4 \
     psql -X -q -A -t -h "$pg_host" -p "$pg_port" -U "$(property spring.datasource.username)" \
     -d "$pg_name" -c 'select 1'
 }
 
 redis_answers() {
+  local -a tls=()
+  if [ -n "$authority" ]; then tls=(--tls --cacert "$authority"); fi
   REDISCLI_AUTH=$(property conductor.redis-lock.serverPassword) \
-    redis-cli -h "$redis_host" -p "$redis_port" ping | grep -x PONG
+    redis-cli "${tls[@]}" -h "$redis_host" -p "$redis_port" ping | grep -x PONG
 }
 
 elasticsearch_answers() {
   curl -fsS -m 4 "$(property conductor.elasticsearch.url)/_cluster/health?wait_for_status=yellow&timeout=3s"
 }
+# The JVM trusts what it always did, and this authority: its own list is copied and added to.
+trust_authority() {
+  local home own=/tmp/k1-trust
+  home=$(java -XshowSettings:properties -version 2>&1 | sed -n 's/^ *java.home = //p')
+  rm -f "$own"
+  if [ -f "$home/lib/security/cacerts" ]; then
+    cp "$home/lib/security/cacerts" "$own"
+    chmod 0600 "$own"
+  fi
+  # `changeit` is what every Java protects its list with; there is no secret in it.
+  keytool -importcert -noprompt -alias k1-authority -file "$authority" \
+    -keystore "$own" -storepass changeit >/tmp/k1-trust.said 2>&1 ||
+    fail "the certificate authority $authority cannot be trusted: $(tail -n 2 /tmp/k1-trust.said)"
+  flags+=("-Djavax.net.ssl.trustStore=$own" -Djavax.net.ssl.trustStorePassword=changeit)
+}
+
 export -f property postgres_answers redis_answers elasticsearch_answers
 
 [ -r "$config" ] || fail "$config is not readable for $(id -u):$(id -g)"
@@ -56,7 +77,7 @@ if [[ $database =~ ^jdbc:postgresql://([^:/]+):([0-9]+)/([^?]+) ]]; then
 else
   fail "spring.datasource.url is not a PostgreSQL address"
 fi
-export config
+export config authority=${CONDUCTOR_AUTHORITY:-}
 
 say "user $(id -u):$(id -g), $(java -version 2>&1 | head -n 1), heap ${JAVA_HEAP:=1g}; configuration:"
 grep -v -e '^#' -e '^$' "$config" |
@@ -65,7 +86,7 @@ grep -v -e '^#' -e '^$' "$config" |
 
 wait_for PostgreSQL 60 bash -c postgres_answers
 redis=$(property conductor.redis-lock.serverAddress)
-if [[ $redis =~ ^redis://([^:/]+):([0-9]+) ]]; then
+if [[ $redis =~ ^rediss?://([^:/]+):([0-9]+) ]]; then
   export redis_host=${BASH_REMATCH[1]} redis_port=${BASH_REMATCH[2]}
   wait_for Redis 30 bash -c redis_answers
 fi
@@ -80,6 +101,7 @@ if [ -f /app/conductor.aot ]; then
 elif [ -f /app/conductor.jsa ]; then
   flags+=(-XX:SharedArchiveFile=/app/conductor.jsa)
 fi
+if [ -n "$authority" ]; then trust_authority; fi
 say "starting Conductor"
 cd /app
 exec java "${flags[@]}" -jar /app/conductor-server.jar --logging.config=file:/app/bin/log4j2.xml

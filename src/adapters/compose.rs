@@ -30,8 +30,10 @@ pub struct Compose {
 pub struct Project {
     /// The project's name.
     pub name: String,
-    /// The folder that holds `docker-compose.yaml` and `.env`.
+    /// The folder that holds the Compose files and `.env`.
     pub folder: PathBuf,
+    /// The Compose files' names, each over those before it.
+    pub files: Vec<String>,
     /// Profiles that are on.
     pub profiles: Vec<String>,
 }
@@ -124,10 +126,11 @@ impl Compose {
             .args(["--project-name", &project.name])
             .arg("--project-directory")
             .arg(&project.folder)
-            .arg("--file")
-            .arg(project.folder.join("docker-compose.yaml"))
             .arg("--env-file")
             .arg(project.folder.join(".env"));
+        for file in &project.files {
+            command.arg("--file").arg(project.folder.join(file));
+        }
         for profile in &project.profiles {
             command.args(["--profile", profile]);
         }
@@ -257,6 +260,7 @@ mod tests {
         Project {
             name: "p".into(),
             folder: folder.to_owned(),
+            files: vec!["docker-compose.yaml".into()],
             profiles: vec!["search".into()],
         }
     }

@@ -3,6 +3,7 @@
 
 pub mod bandwidth;
 pub mod bucket;
+pub mod certificates;
 pub mod compose;
 pub mod crontab;
 pub mod disk;

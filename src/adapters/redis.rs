@@ -3,8 +3,10 @@
 use crate::error::{Context, Error, ErrorKind, Result};
 use redis::{
     AsyncConnectionConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo,
+    TlsCertificates,
 };
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 /// What a Redis server says of itself.
@@ -21,8 +23,16 @@ pub struct About {
 }
 
 /// Asks the server at 127.0.0.1:`port`, which may take `timeout`.
-pub async fn ask(port: u16, password: Option<&str>, timeout: Duration) -> Result<About> {
-    let asking = asked(port, password);
+///
+/// With `authority`, the server has to speak TLS and to prove that it is 127.0.0.1 by a certificate of
+/// that authority.
+pub async fn ask(
+    port: u16,
+    password: Option<&str>,
+    authority: Option<&Path>,
+    timeout: Duration,
+) -> Result<About> {
+    let asking = asked(port, password, authority);
     match tokio::time::timeout(timeout, asking).await {
         Ok(about) => about,
         Err(_) => Err(Error::missing(format!(
@@ -32,9 +42,8 @@ pub async fn ask(port: u16, password: Option<&str>, timeout: Duration) -> Result
     }
 }
 
-async fn asked(port: u16, password: Option<&str>) -> Result<About> {
-    let client = redis::Client::open(information(port, password)?)
-        .context(|| format!("Redis at 127.0.0.1:{port} cannot be addressed"))?;
+async fn asked(port: u16, password: Option<&str>, authority: Option<&Path>) -> Result<About> {
+    let client = client(port, password, authority)?;
     let mut connection = client
         // The caller's limit is the only one: a busy host is no reason to call Redis silent.
         .get_multiplexed_async_connection_with_config(
@@ -72,12 +81,33 @@ async fn asked(port: u16, password: Option<&str>) -> Result<About> {
     })
 }
 
-fn information(port: u16, password: Option<&str>) -> Result<ConnectionInfo> {
+fn client(port: u16, password: Option<&str>, authority: Option<&Path>) -> Result<redis::Client> {
+    let cannot = || format!("Redis at 127.0.0.1:{port} cannot be addressed");
+    let Some(file) = authority else {
+        let address = ConnectionAddr::Tcp("127.0.0.1".to_owned(), port);
+        return redis::Client::open(information(address, password)?).context(cannot);
+    };
+    let address = ConnectionAddr::TcpTls {
+        host: "127.0.0.1".to_owned(),
+        port,
+        insecure: false,
+        tls_params: None,
+    };
+    let root_cert = std::fs::read(file).context_kind(ErrorKind::Usage, || {
+        format!("certificate authority {} cannot be read", file.display())
+    })?;
+    let trusted = TlsCertificates {
+        client_tls: None,
+        root_cert: Some(root_cert),
+    };
+    redis::Client::build_with_tls(information(address, password)?, trusted).context(cannot)
+}
+
+fn information(address: ConnectionAddr, password: Option<&str>) -> Result<ConnectionInfo> {
     let mut settings = RedisConnectionInfo::default();
     if let Some(password) = password {
         settings = settings.set_password(password);
     }
-    let address = ConnectionAddr::Tcp("127.0.0.1".to_owned(), port);
     Ok(address
         .into_connection_info()
         .context(|| "the address of Redis cannot be read")?

@@ -2,7 +2,7 @@
 
 use super::Context;
 use crate::adapters::process::{Identity, Signal};
-use crate::config::Loaded;
+use crate::config::{Loaded, Profile};
 use crate::doctor::{
     Bundled, Contents, Examination, Finding, Fix, Patient, Report, Scrubber, Severity, State,
     run as run_checks, write_bundle,
@@ -46,6 +46,9 @@ pub struct DoctorArgs {
     /// Say where each value of the configuration came from (--config without a file does the same)
     #[arg(long, conflicts_with_all = ["fix", "kill", "bundle"])]
     pub(super) origins: bool,
+    /// Hold the stack to this profile: production is tried out by attacks that have to fail
+    #[arg(long, value_name = "PROFILE")]
+    profile: Option<Profile>,
     /// Exit 1 also if there are only warnings
     #[arg(long)]
     strict: bool,
@@ -88,7 +91,8 @@ pub(super) async fn run(args: DoctorArgs, context: Context) -> Result<ExitCode> 
     if args.origins {
         return show_origins(&ui, &loaded);
     }
-    let mut patient = Arc::new(Patient::new(loaded, unreadable.map(Arc::new))?);
+    let mut patient =
+        Arc::new(Patient::new(loaded, unreadable.map(Arc::new))?.held_to(args.profile));
     let looking = async { Ok(run_checks(patient.clone()).await) };
     let mut report = interrupt.guard(looking).await?;
     let mut done = None;
@@ -103,7 +107,7 @@ pub(super) async fn run(args: DoctorArgs, context: Context) -> Result<ExitCode> 
         if !plan.dry_run {
             let loaded = after(patient.loaded.clone(), &plan.fixes);
             let unreadable = patient.unreadable.clone();
-            patient = Arc::new(Patient::new(loaded, unreadable)?);
+            patient = Arc::new(Patient::new(loaded, unreadable)?.held_to(args.profile));
             let looking = async { Ok(run_checks(patient.clone()).await) };
             report = interrupt.guard(looking).await?;
         }

@@ -1,8 +1,11 @@
 //! `k1ops init`.
 
 use super::Context;
+use crate::config::Profile;
 use crate::error::{Error, ErrorKind, Result};
 use crate::exit_code::ExitCode;
+use crate::harden::{self, ConfigEdit};
+use crate::stack::Stack;
 use crate::stack::docker::{self, Change, Plan, PlannedFile};
 use crate::ui::{Tone, Ui};
 use std::path::PathBuf;
@@ -17,11 +20,21 @@ pub struct InitArgs {
     /// Show what would be written, and write nothing
     #[arg(long)]
     pub(super) dry_run: bool,
+    /// Make a new stack fit for production; `k1ops harden` does so with one that is there
+    #[arg(long, value_name = "PROFILE")]
+    profile: Option<Profile>,
 }
 
 /// Writes the files.
 pub(super) fn run(args: &InitArgs, context: &Context) -> Result<ExitCode> {
-    let stack = context.stack()?.without_docker_database();
+    let mut stack = context.stack()?.without_docker_database();
+    let edit = match args.profile {
+        Some(profile) => new_profile(profile, &stack, context)?,
+        None => None,
+    };
+    if let Some(profile) = args.profile {
+        stack.config.docker.profile = profile;
+    }
     let image = docker::expected_image(&stack);
     let plan = docker::plan(&stack, &image, !args.dry_run)?;
     let mut kept = Vec::new();
@@ -40,6 +53,9 @@ pub(super) fn run(args: &InitArgs, context: &Context) -> Result<ExitCode> {
     }
     if !args.dry_run {
         plan.apply(&overwrite)?;
+        if let Some(edit) = &edit {
+            edit.write()?;
+        }
     }
     context.ui.result(&plan, |ui, text| {
         show(&plan, args.dry_run, &kept, ui, text);
@@ -52,6 +68,23 @@ pub(super) fn run(args: &InitArgs, context: &Context) -> Result<ExitCode> {
         ))
         .hint("Take over by hand what you want of the difference, or add --yes to overwrite it.")),
     }
+}
+
+/// The configuration file with this profile. A stack that is there already is started anew for it,
+/// which is not for `init` to do.
+fn new_profile(profile: Profile, stack: &Stack, context: &Context) -> Result<Option<ConfigEdit>> {
+    let settings = docker::Deployment::of(stack)?.settings;
+    let is_there = stack.docker_folder().join(".env").exists();
+    if is_there && settings.is_production() != (profile == Profile::Production) {
+        return Err(Error::refused(format!(
+            "stack {} is there already, in another profile",
+            stack.name
+        ))
+        .hint(
+            "`k1ops harden` makes it fit for production; `k1ops harden --undo` takes that back.",
+        ));
+    }
+    harden::with_profile(&context.loaded, profile)
 }
 
 fn difference(file: &PlannedFile) -> String {

@@ -8,6 +8,7 @@ mod completions;
 mod demo;
 mod doctor;
 mod drill;
+mod harden;
 mod init;
 mod internal;
 mod list;
@@ -74,6 +75,7 @@ impl Context {
 #[allow(missing_docs, reason = "the doc of a command's Args is its help text")]
 pub enum Command {
     Init(init::InitArgs),
+    Harden(harden::HardenArgs),
     Start(start::StartArgs),
     Stop(stop::StopArgs),
     Status(status::StatusArgs),
@@ -128,6 +130,7 @@ impl Command {
     fn changes(&self) -> bool {
         match self {
             Self::Init(args) => !args.dry_run,
+            Self::Harden(args) => !args.dry_run,
             Self::Start(_) | Self::Stop(_) => true,
             Self::Backup(args) => !args.dry_run,
             Self::Restore(args) => !args.dry_run,
@@ -206,6 +209,7 @@ fn words() -> Vec<String> {
 async fn dispatch(command: Command, context: Context) -> Result<ExitCode> {
     match command {
         Command::Init(args) => init::run(&args, &context),
+        Command::Harden(args) => Box::pin(harden::run(&args, &context)).await,
         Command::Start(args) => start::run(&args, &context).await,
         Command::Stop(_) => stop::run(&context).await,
         Command::Status(args) => status::run(&args, &context).await,

@@ -4,6 +4,7 @@ use super::Context;
 use crate::config::TierChoice;
 use crate::error::Result;
 use crate::exit_code::ExitCode;
+use crate::harden;
 use crate::restore;
 use crate::stack::{Outcome, Prepare, StartOptions, StartReport, StartedServer, start};
 use crate::store::Store;
@@ -59,6 +60,7 @@ pub(super) async fn run(args: &StartArgs, context: &Context) -> Result<ExitCode>
     let (events, interrupt) = (context.events(), &context.interrupt);
     // A server must never see a database that is half replaced.
     restore::recover(&stack, &events).await?;
+    harden::recover(&stack, &events)?;
     let report = start(&stack, &options, &events, interrupt).await?;
     // Where the data is follows from the tier that runs now.
     let stack = context.stack()?;

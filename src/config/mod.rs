@@ -5,11 +5,13 @@
 
 mod agents;
 mod copies;
+mod edit;
 mod layers;
 mod redact;
 
 pub use agents::Agent;
 pub use copies::RepositoryCopy;
+pub use edit::with_value;
 pub use layers::{Explained, FILE_NAME, Loaded, Origin, Overrides, load};
 pub use redact::{Hidden, Secret, redact_url};
 
@@ -118,10 +120,35 @@ pub struct Database {
     pub pg_dump: PathBuf,
 }
 
+/// How much the Docker tier is shut.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Profile {
+    /// For one host and its user: own passwords, every port on 127.0.0.1.
+    #[default]
+    Standard,
+    /// The same, and nothing is said to `PostgreSQL` or Redis without TLS.
+    Production,
+}
+
+/// A certificate of the user's own for `PostgreSQL` and Redis, in place of those that k1ops makes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GivenTls {
+    /// The authority's certificate (PEM); empty: k1ops is its own authority.
+    pub authority: PathBuf,
+    /// The server certificate (PEM), for `postgres`, `redis`, `localhost` and 127.0.0.1.
+    pub certificate: PathBuf,
+    /// Its private key (PEM).
+    pub key: PathBuf,
+}
+
 /// The Docker tier.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Docker {
+    /// How much it is shut; `k1ops harden` changes it.
+    pub profile: Profile,
     /// Prefix of container, volume and network names.
     pub prefix: String,
     /// `PostgreSQL`'s image.
@@ -136,6 +163,8 @@ pub struct Docker {
     pub elasticsearch: bool,
     /// The Compose command, such as `docker-compose`; empty: `docker compose`, else that one.
     pub compose: String,
+    /// A certificate of the user's own (production).
+    pub tls: GivenTls,
 }
 
 /// Where archives are kept.
@@ -386,6 +415,7 @@ impl Default for Server {
 impl Default for Docker {
     fn default() -> Self {
         Self {
+            profile: Profile::default(),
             prefix: "conductor".to_owned(),
             postgres_image: "postgres:15-alpine".to_owned(),
             redis_image: "redis:7-alpine".to_owned(),
@@ -393,6 +423,7 @@ impl Default for Docker {
             java_image: "eclipse-temurin:21-jre".to_owned(),
             elasticsearch: false,
             compose: String::new(),
+            tls: GivenTls::default(),
         }
     }
 }

@@ -2,11 +2,11 @@
 //! user's comments and layout kept, and the permissions of files that hold secrets.
 
 use crate::adapters::fs::write_atomically;
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::config;
+use crate::error::{Context, ErrorKind, Result};
 use serde::Serialize;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use toml_edit::{DocumentMut, Item, Table, value};
 
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -60,33 +60,7 @@ impl Fix {
 
 /// The configuration's text with a port in it, and nothing else changed.
 pub fn with_port(text: &str, name: &str, port: u16, file: &Path) -> Result<String> {
-    let mut document: DocumentMut = text.parse().map_err(|error: toml_edit::TomlError| {
-        Error::usage(format!(
-            "configuration file {} is not valid TOML: {}",
-            file.display(),
-            error.message()
-        ))
-    })?;
-    let ports = document
-        .entry("ports")
-        .or_insert_with(|| Item::Table(Table::new()));
-    let ports = ports
-        .as_table_like_mut()
-        .ok_or_else(|| Error::usage(format!("`ports` in {} is not a table", file.display())))?;
-    let mut item = value(i64::from(port));
-    // What stands behind the old value, a comment perhaps, stays.
-    if let Some(old) = ports.get(name).and_then(Item::as_value)
-        && let Some(new) = item.as_value_mut()
-    {
-        *new.decor_mut() = old.decor().clone();
-    }
-    match ports.get_mut(name) {
-        Some(old) => *old = item,
-        None => {
-            ports.insert(name, item);
-        }
-    }
-    Ok(document.to_string())
+    config::with_value(text, "ports", name, i64::from(port), file)
 }
 
 fn read(file: &Path) -> Result<String> {

@@ -6,7 +6,7 @@ use crate::adapters::docker::Engine;
 use crate::adapters::postgres::{Address, Session};
 use crate::adapters::published::{self, Published};
 use crate::conductor::Client;
-use crate::config::{Loaded, TierChoice};
+use crate::config::{Loaded, Profile, TierChoice};
 use crate::error::{Error, Result};
 use crate::repository::{Entry, Repository};
 use crate::stack::docker::{self, Deployment, DockerStatus, Service};
@@ -33,6 +33,8 @@ pub struct Patient {
     pub stack: Stack,
     /// Its configuration, with where each value came from.
     pub loaded: Loaded,
+    /// What it is held to.
+    pub profile: Profile,
     /// What is wrong with the configuration; then `loaded` holds the defaults.
     pub unreadable: Option<Arc<Error>>,
     engine: Asked<Engine>,
@@ -50,6 +52,7 @@ impl Patient {
         let stack = Stack::open(&loaded)?;
         let engine = asked(Engine::find());
         Ok(Self {
+            profile: stack.config.docker.profile,
             compose: asked(find_compose(
                 engine.clone(),
                 stack.config.docker.compose.clone(),
@@ -141,6 +144,26 @@ impl Patient {
     /// What is remembered of the server of tier 2.
     pub fn server(&self) -> Result<Remembered> {
         ServerState::read(&self.stack)
+    }
+
+    /// The same, held to another profile than its own.
+    #[must_use]
+    pub fn held_to(mut self, profile: Option<Profile>) -> Self {
+        self.profile = profile.unwrap_or(self.profile);
+        self
+    }
+
+    /// Why checks of production have nothing to look at, if they have not.
+    pub async fn not_in_production(&self) -> Option<&'static str> {
+        if self.profile != Profile::Production {
+            return Some("only production is held to this; --profile production asks for it");
+        }
+        if self.tier().await != Tier::Docker {
+            return Some("only tier 1 can be hardened");
+        }
+        let docker = self.docker().await;
+        let runs = docker.is_some_and(|docker| docker.is_running());
+        (!runs).then_some("tier 1 is stopped, and nothing can be tried")
     }
 
     /// Conductor, if a server of this stack runs.

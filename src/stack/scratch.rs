@@ -53,13 +53,16 @@ impl ScratchStack {
         if config.server.health_timeout == 0 {
             config.server.health_timeout = HEALTH_TIMEOUT;
         }
-        for program in [
+        for file in [
             &mut config.server.jar,
             &mut config.server.java,
             &mut config.database.pg_dump,
+            &mut config.docker.tls.authority,
+            &mut config.docker.tls.certificate,
+            &mut config.docker.tls.key,
         ] {
-            if !program.as_os_str().is_empty() {
-                *program = base.join(&program);
+            if !file.as_os_str().is_empty() {
+                *file = base.join(&file);
             }
         }
         Ok(Self {

@@ -46,6 +46,9 @@ pub struct Container {
     pub project_folder: Option<PathBuf>,
     /// The engine's own error, if it could not start it.
     pub error: Option<String>,
+    /// Its environment, which is shown to nobody.
+    #[serde(skip)]
+    pub environment: BTreeMap<String, String>,
 }
 
 impl Container {
@@ -319,6 +322,13 @@ fn described(found: ContainerInspectResponse) -> Container {
             .remove("com.docker.compose.project.working_dir")
             .map(PathBuf::from),
         error: state.error.filter(|error| !error.is_empty()),
+        environment: config
+            .env
+            .unwrap_or_default()
+            .iter()
+            .filter_map(|line| line.split_once('='))
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect(),
         state: status,
     }
 }

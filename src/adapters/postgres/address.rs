@@ -117,6 +117,14 @@ impl Address {
             .map(|p| String::from_utf8_lossy(p).into_owned())
     }
 
+    /// The same with another password.
+    #[must_use]
+    pub fn with_password(&self, password: &str) -> Self {
+        let mut other = self.clone();
+        other.config.password(password);
+        other
+    }
+
     /// The first host, or the folder of its socket.
     #[must_use]
     pub fn host(&self) -> String {
@@ -207,7 +215,10 @@ fn split_tls_parameters(url: &str) -> (String, Option<String>, Option<PathBuf>) 
                     kept.push(pair);
                 }
             }
-            Some(("sslrootcert", value)) => root = Some(PathBuf::from(value)),
+            Some(("sslrootcert", value)) => {
+                let file = percent_encoding::percent_decode_str(value).decode_utf8_lossy();
+                root = Some(PathBuf::from(file.as_ref()));
+            }
             _ => kept.push(pair),
         }
     }
@@ -256,6 +267,13 @@ mod tests {
         );
         assert_eq!(address.password().as_deref(), Some("p@w"));
         assert!(!format!("{address:?}").contains("p%40w"));
+        let file = "/a b/c&d?e%f+g.pem";
+        let url = format!(
+            "postgres://u@h/d?sslmode=verify-full&sslrootcert={}",
+            crate::adapters::postgres::url_encoded(file)
+        );
+        let found = parse(&url).unwrap().libpq_environment();
+        assert!(found.contains(&("PGSSLROOTCERT", file.to_owned())));
         let environment = address.libpq_environment();
         assert!(environment.contains(&("PGSSLMODE", "verify-full".to_owned())));
         assert!(environment.contains(&("PGSSLROOTCERT", "/ca.pem".to_owned())));

@@ -16,6 +16,13 @@ use std::ops::{Deref, DerefMut};
 use tokio::task::AbortHandle;
 use tokio_postgres::error::SqlState;
 
+/// What has to be escaped in a URL's query, and no harm is done if it is.
+const IN_A_QUERY: percent_encoding::AsciiSet = percent_encoding::NON_ALPHANUMERIC
+    .remove(b'/')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'-');
+
 /// One connection. Dropping it closes the connection at once, and the server rolls back whatever
 /// was open in it.
 #[derive(Debug)]
@@ -74,6 +81,18 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.driver.abort();
     }
+}
+
+/// What a server stores of a password, so that the password itself need not be said to it.
+#[must_use]
+pub fn verifier(password: &str) -> String {
+    postgres_protocol::password::scram_sha_256(password.as_bytes())
+}
+
+/// `text` as a value in a URL's query.
+#[must_use]
+pub fn url_encoded(text: &str) -> String {
+    percent_encoding::utf8_percent_encode(text, &IN_A_QUERY).to_string()
 }
 
 /// `name` as an SQL identifier, always quoted.

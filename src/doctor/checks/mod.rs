@@ -1,12 +1,15 @@
 //! The checks, one file each. They read what the domain knows and ask the host through adapters.
 
+mod api;
 mod backups;
 mod bloat;
+mod certificates;
 mod clock;
 mod compose;
 mod conductor;
 mod configuration;
 mod containers;
+mod digests;
 mod disk;
 mod docker;
 mod drill;
@@ -15,11 +18,13 @@ mod images;
 mod jar;
 mod java;
 mod kernel;
+mod logins;
 mod memory;
 mod network;
 mod passwords;
 mod permissions;
 mod pg_dump;
+mod plaintext;
 mod ports;
 mod postgres;
 mod redis;
@@ -72,6 +77,11 @@ pub(super) fn all() -> Vec<Box<dyn Check>> {
         Box::new(passwords::Passwords),
         Box::new(exposure::Exposure),
         Box::new(tls::Tls),
+        Box::new(plaintext::Plaintext),
+        Box::new(logins::Logins),
+        Box::new(certificates::Certificates),
+        Box::new(digests::Digests),
+        Box::new(api::Api),
         Box::new(backups::Backups),
         Box::new(wal::Wal),
         Box::new(drill::Drill),

@@ -75,6 +75,8 @@ fn secrets(patient: &Patient) -> Vec<PathBuf> {
         .into_iter()
         .flatten()
         .filter_map(|entry| Some(entry.ok()?.path()))
+        // A certificate is shown to whoever connects.
+        .filter(|file| file.extension().is_none_or(|end| end != "crt"))
         .collect();
     let named = &stack.config.database.password_file;
     if !named.as_os_str().is_empty() {

@@ -46,7 +46,8 @@ async fn look(patient: &Patient) -> Result<Examined> {
     let port = deployment.settings.port(Service::Redis).unwrap_or(6379);
     let secrets = secrets_in(&deployment.folder)?;
     let password = secrets.as_ref().map(|secrets| secrets.redis.expose());
-    let about = match redis::ask(port, password, ANSWER).await {
+    let authority = deployment.authority();
+    let about = match redis::ask(port, password, authority.as_deref(), ANSWER).await {
         Ok(about) => about,
         Err(error) => {
             let container = deployment.names.container(Service::Redis);

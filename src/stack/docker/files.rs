@@ -6,7 +6,9 @@
 
 use super::Secrets;
 use super::image::User;
+use super::names::Service;
 use super::settings::Settings;
+use super::tls::Tls;
 use crate::adapters::fs;
 use crate::conductor::properties::{self, Properties};
 use crate::config::Config;
@@ -31,6 +33,9 @@ pub const BUILD_FILES: &[&str] = &[
     "class-archive.sh",
     "log4j2.xml",
 ];
+
+/// What is added in production, beside the certificates.
+const PRODUCTION_FILES: [&str; 2] = ["docker-compose.production.yaml", "pg_hba.conf"];
 
 /// The record's name.
 const RECORD: &str = ".written.json";
@@ -118,16 +123,17 @@ pub struct Plan {
 
 impl Plan {
     /// Compares what is in `folder` with what the configuration asks for. `secrets` is `None` where
-    /// none are made yet; the file that carries them is then left out.
+    /// none are made yet; the file that carries them is then left out. `tls` is what production needs.
     pub fn make(
         folder: &Path,
         config: &Config,
         settings: &Settings,
         secrets: Option<&Secrets>,
+        tls: Option<&Tls>,
         user: User,
     ) -> Result<Self> {
         let record = read_record(folder)?;
-        let files = wanted(config, settings, secrets, user)
+        let files = wanted(config, settings, secrets, tls, user)
             .into_iter()
             .map(|wanted| planned(folder, wanted, &record))
             .collect::<Result<_>>()?;
@@ -146,6 +152,15 @@ impl Plan {
     #[must_use]
     pub fn has_updates(&self) -> bool {
         self.files.iter().any(|file| file.change == Change::Update)
+    }
+
+    /// Every file that [`Plan::apply`] writes, its own record among them.
+    pub fn paths(&self) -> impl Iterator<Item = PathBuf> {
+        let record = self.folder.join(RECORD);
+        self.files
+            .iter()
+            .map(|file| file.path.clone())
+            .chain([record])
     }
 
     /// Whether nothing is to be done.
@@ -196,14 +211,13 @@ fn wanted(
     config: &Config,
     settings: &Settings,
     secrets: Option<&Secrets>,
+    tls: Option<&Tls>,
     user: User,
 ) -> Vec<Wanted> {
     let compose = embedded("docker-compose.yaml").unwrap_or_default();
     let properties = secrets.map(|secrets| render(&server_properties(config, settings, secrets)));
     let mut settings = settings.clone();
-    if let Some(text) = &properties {
-        settings.set_config_digest(&digest(text.as_bytes()));
-    }
+    set_digests(&mut settings, properties.as_deref(), secrets, tls);
     let mut files = vec![
         Wanted::new("docker-compose.yaml", compose, 0o644),
         // Read by the database's own user when the volume is first filled.
@@ -229,7 +243,40 @@ fn wanted(
         file.secret = true;
         files.push(file);
     }
+    if let Some(tls) = tls {
+        for name in PRODUCTION_FILES {
+            let text = embedded(name).unwrap_or_default();
+            files.push(Wanted::new(name, text, 0o644));
+        }
+        files.extend(tls.files().into_iter().map(|file| {
+            let mut wanted = Wanted::new(&file.name, file.contents, file.mode);
+            wanted.secret = true;
+            wanted
+        }));
+    }
     files
+}
+
+/// Has each container made anew when what is in its secret files has changed.
+fn set_digests(
+    settings: &mut Settings,
+    properties: Option<&str>,
+    secrets: Option<&Secrets>,
+    tls: Option<&Tls>,
+) {
+    let of = |service| tls.map_or_else(String::new, |tls| tls.digest(service));
+    if let Some(text) = properties {
+        let authority = of(Service::Server);
+        let told = format!("{text}{authority}");
+        settings.set_digest(Service::Server, &digest(told.as_bytes()));
+    }
+    if tls.is_some() {
+        settings.set_digest(Service::Postgres, &of(Service::Postgres));
+    }
+    if let Some(secrets) = secrets {
+        let told = format!("{}{}", secrets.redis.expose(), of(Service::Redis));
+        settings.set_digest(Service::Redis, &digest(told.as_bytes()));
+    }
 }
 
 fn init_sql() -> String {
@@ -245,15 +292,19 @@ fn init_sql() -> String {
 
 fn server_properties(config: &Config, settings: &Settings, secrets: &Secrets) -> Properties {
     let mut all = properties::basics("0.0.0.0", 8080);
-    all.extend(properties::postgres(
-        "jdbc:postgresql://postgres:5432/conductor",
-        "conductor",
-    ));
+    let (verified, redis) = if settings.is_production() {
+        let verified = "?sslmode=verify-full&sslrootcert=/run/secrets/ca.crt";
+        (verified, "rediss://redis:6379")
+    } else {
+        ("", "redis://redis:6379")
+    };
+    let database = format!("jdbc:postgresql://postgres:5432/conductor{verified}");
+    all.extend(properties::postgres(&database, "conductor"));
     let mut set = |name: &str, value: &str| all.insert(name.to_owned(), value.to_owned());
     set("spring.datasource.password", secrets.postgres.expose());
     set("conductor.workflow-execution-lock.type", "redis");
     set("conductor.app.workflowExecutionLockEnabled", "true");
-    set("conductor.redis-lock.serverAddress", "redis://redis:6379");
+    set("conductor.redis-lock.serverAddress", redis);
     set(
         "conductor.redis-lock.serverPassword",
         secrets.redis.expose(),
@@ -366,7 +417,7 @@ mod tests {
         let secrets = Secrets::ensure(folder).unwrap();
         let settings = Settings::of(config, &ServerImage::for_tests());
         let user = User::of_process();
-        Plan::make(folder, config, &settings, Some(&secrets), user).unwrap()
+        Plan::make(folder, config, &settings, Some(&secrets), None, user).unwrap()
     }
 
     fn change(plan: &Plan, name: &str) -> Change {

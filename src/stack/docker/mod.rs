@@ -15,6 +15,7 @@ pub mod snapshot;
 mod start;
 mod status;
 mod stop;
+pub mod tls;
 pub mod trial;
 mod undo;
 mod wait;
@@ -28,6 +29,7 @@ pub use settings::Settings;
 pub use start::{DockerOptions, Started, start};
 pub use status::{DockerStatus, ServiceStatus, VolumeStatus, status};
 pub use stop::{server_runs, stop, stop_server, stop_services};
+pub use tls::Tls;
 
 use super::Stack;
 use super::jar::boot_jar::{self, BootJar, Wanted};
@@ -35,10 +37,11 @@ use super::jar::cache::Cache;
 use crate::adapters::compose::{Compose, Project};
 use crate::adapters::docker::{Container, Engine};
 use crate::adapters::postgres::Address;
-use crate::config::{Database, Secret};
+use crate::config::{Database, Profile, Secret};
 use crate::error::{Context, Error, Result};
 use crate::event::Events;
 use crate::interrupt::Interrupt;
+use chrono::{TimeDelta, Utc};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -136,6 +139,12 @@ impl Deployment {
         Project {
             name: self.names.prefix().to_owned(),
             folder: self.folder.clone(),
+            files: self
+                .settings
+                .compose_files()
+                .iter()
+                .map(|&name| name.to_owned())
+                .collect(),
             profiles,
         }
     }
@@ -224,7 +233,21 @@ impl Deployment {
     #[must_use]
     pub fn database_url(&self) -> String {
         let port = self.settings.port(Service::Postgres).unwrap_or(5432);
-        format!("postgres://conductor@127.0.0.1:{port}/conductor")
+        let plain = format!("postgres://conductor@127.0.0.1:{port}/conductor");
+        match self.authority() {
+            Some(file) => {
+                let file = crate::adapters::postgres::url_encoded(&file.to_string_lossy());
+                format!("{plain}?sslmode=verify-full&sslrootcert={file}")
+            }
+            None => plain,
+        }
+    }
+
+    /// The certificate authority that `PostgreSQL` and Redis are verified with, in production.
+    #[must_use]
+    pub fn authority(&self) -> Option<PathBuf> {
+        let production = self.settings.is_production();
+        production.then(|| tls::authority_file(&self.folder))
     }
 }
 
@@ -236,17 +259,32 @@ pub fn plan(stack: &Stack, image: &ServerImage, make_secrets: bool) -> Result<Pl
     } else {
         None
     };
+    let tls = certificates(stack, TimeDelta::zero())?;
+    plan_with(stack, image, secrets.as_ref(), tls.as_ref())
+}
+
+/// The certificates of a stack in production: those that are there if they serve for `margin` more.
+pub fn certificates(stack: &Stack, margin: TimeDelta) -> Result<Option<Tls>> {
+    if stack.config.docker.profile != Profile::Production {
+        return Ok(None);
+    }
+    let (folder, given) = (stack.docker_folder(), &stack.config.docker.tls);
+    Tls::prepare(&folder, given, &stack.base, margin, Utc::now()).map(Some)
+}
+
+/// The same with these passwords and certificates.
+pub fn plan_with(
+    stack: &Stack,
+    image: &ServerImage,
+    secrets: Option<&Secrets>,
+    tls: Option<&Tls>,
+) -> Result<Plan> {
+    let folder = stack.docker_folder();
     let mut settings = Settings::of(&stack.config, image);
     if let Some(live) = read_env(&folder)? {
         settings = settings.with_volumes_of(&live);
     }
-    Plan::make(
-        &folder,
-        &stack.config,
-        &settings,
-        secrets.as_ref(),
-        image.user,
-    )
+    Plan::make(&folder, &stack.config, &settings, secrets, tls, image.user)
 }
 
 /// The image that a start would use, as far as that is known before the JAR is at hand.

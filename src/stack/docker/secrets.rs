@@ -72,6 +72,37 @@ impl Secrets {
         })
     }
 
+    /// New ones, which are not written anywhere yet.
+    #[must_use]
+    pub fn generated() -> Self {
+        Self {
+            postgres: Secret::new(generated()),
+            redis: Secret::new(generated()),
+        }
+    }
+
+    /// Puts these in the place of those that are in `folder`; what else Redis is told stays.
+    ///
+    /// The next start has the database take over its new password.
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        let redis_file = Self::redis_file(folder);
+        let told = read(&redis_file)?.unwrap_or_default();
+        let told = if redis_password(&told).is_some() {
+            with_redis_password(&told, self.redis.expose())
+        } else {
+            redis_conf(self.redis.expose())
+        };
+        let postgres = self.postgres.expose().as_bytes();
+        fs::write_atomically(&Self::postgres_file(folder), postgres)?;
+        fs::write_atomically(&redis_file, told.as_bytes())
+    }
+
+    /// The files that hold nothing but passwords.
+    #[must_use]
+    pub fn files(folder: &Path) -> [PathBuf; 2] {
+        [Self::postgres_file(folder), Self::redis_file(folder)]
+    }
+
     /// Whether there are any yet.
     #[must_use]
     pub fn exist(folder: &Path) -> bool {
@@ -111,6 +142,17 @@ fn redis_password(conf: &str) -> Option<String> {
         .map(|password| password.trim().to_owned())
 }
 
+fn with_redis_password(conf: &str, password: &str) -> String {
+    let line = |line: &str| {
+        if line.starts_with("requirepass ") {
+            format!("requirepass {password}\n")
+        } else {
+            format!("{line}\n")
+        }
+    };
+    conf.lines().map(line).collect()
+}
+
 fn redis_conf(password: &str) -> String {
     format!(
         "# Redis of a K1 Conductor stack. It holds locks; what must last is in PostgreSQL.\n\
@@ -125,6 +167,23 @@ fn redis_conf(password: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn new_passwords_replace_the_old_ones_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = Secrets::ensure(folder.path()).unwrap();
+        let conf = Secrets::redis_file(folder.path());
+        let mine = std::fs::read_to_string(&conf).unwrap() + "maxclients 7\n";
+        std::fs::write(&conf, &mine).unwrap();
+        let second = Secrets::generated();
+        second.write(folder.path()).unwrap();
+        assert_eq!(Secrets::ensure(folder.path()).unwrap(), second);
+        let now = std::fs::read_to_string(&conf).unwrap();
+        assert_eq!(
+            now,
+            mine.replace(first.redis.expose(), second.redis.expose())
+        );
+    }
 
     #[test]
     fn passwords_are_made_once_kept_private_and_not_shown() {

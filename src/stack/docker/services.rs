@@ -68,12 +68,10 @@ impl Services<'_> {
             return Err(error);
         }
         let name = self.deployment.names.container(Service::Postgres);
-        let password = address.password().unwrap_or_default();
-        // Made of hexadecimal digits; whatever a user put there is quoted as SQL wants it.
-        let sql = format!(
-            "ALTER ROLE conductor PASSWORD '{}';\n",
-            password.replace('\'', "''")
-        );
+        // What the server stores of it: the password itself would be in the log of a server that
+        // logs its statements.
+        let verifier = crate::adapters::postgres::verifier(&address.password().unwrap_or_default());
+        let sql = format!("ALTER ROLE conductor PASSWORD '{verifier}';\n");
         let command = [
             "psql",
             "-X",

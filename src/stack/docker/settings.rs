@@ -3,11 +3,14 @@
 
 use super::image::ServerImage;
 use super::names::{Names, Service};
-use crate::config::{Config, Ports};
+use crate::config::{Config, Ports, Profile};
 use std::collections::BTreeMap;
 
 /// Memory that the server's container may use beyond the heap: metaspace, code, threads, buffers.
 const BEYOND_HEAP: u64 = 1 << 30;
+
+/// The Compose files of production.
+const PRODUCTION_FILES: [&str; 2] = ["docker-compose.yaml", "docker-compose.production.yaml"];
 
 /// What the Compose file is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +39,11 @@ impl Settings {
         let names = Names::new(config.docker.prefix.clone());
         for service in Service::ALL {
             set(volume_name(service), names.volume(service));
+        }
+        if config.docker.profile == Profile::Production {
+            set("K1_PROFILE", "production".to_owned());
+            // For whoever runs Compose by hand.
+            set("COMPOSE_FILE", PRODUCTION_FILES.join(":"));
         }
         if config.docker.elasticsearch {
             set("COMPOSE_PROFILES", "elasticsearch".to_owned());
@@ -110,11 +118,39 @@ impl Settings {
         self
     }
 
-    /// Has Compose make the server's container anew when what the server is told has changed: what is
-    /// in a secret's file is nothing that Compose looks at.
-    pub fn set_config_digest(&mut self, digest: &str) {
-        let name = "K1_CONFIG_DIGEST".to_owned();
-        self.0.insert(name, digest.chars().take(16).collect());
+    /// Has Compose make a service's container anew when what it is told in secret files has changed:
+    /// what is in a secret's file is nothing that Compose looks at.
+    pub fn set_digest(&mut self, service: Service, digest: &str) {
+        if let Some((name, _)) = digest_names(service) {
+            let short = digest.chars().take(16).collect();
+            self.0.insert(name.to_owned(), short);
+        }
+    }
+
+    /// Whether a container with this environment was made for what the service is told now.
+    #[must_use]
+    pub fn is_told_to(&self, service: Service, environment: &BTreeMap<String, String>) -> bool {
+        let Some((here, there)) = digest_names(service) else {
+            return true;
+        };
+        let told = environment.get(there).map_or("", String::as_str);
+        self.get(here).unwrap_or_default() == told
+    }
+
+    /// Whether `PostgreSQL` and Redis speak TLS and nothing else.
+    #[must_use]
+    pub fn is_production(&self) -> bool {
+        self.get("K1_PROFILE") == Some("production")
+    }
+
+    /// The Compose files, each over those before it.
+    #[must_use]
+    pub fn compose_files(&self) -> &'static [&'static str] {
+        if self.is_production() {
+            &PRODUCTION_FILES
+        } else {
+            &PRODUCTION_FILES[..1]
+        }
     }
 
     /// The text of an `.env` file, changed in nothing but the volume of `service`.
@@ -160,6 +196,16 @@ fn port_name(service: Service) -> &'static str {
         Service::Redis => "K1_REDIS_PORT",
         Service::Elasticsearch => "K1_ELASTICSEARCH_PORT",
         Service::Server => "K1_CONDUCTOR_PORT",
+    }
+}
+
+/// What a service's digest is called in `.env`, and in its container.
+fn digest_names(service: Service) -> Option<(&'static str, &'static str)> {
+    match service {
+        Service::Postgres => Some(("K1_POSTGRES_DIGEST", "K1_DIGEST")),
+        Service::Redis => Some(("K1_REDIS_DIGEST", "K1_DIGEST")),
+        Service::Server => Some(("K1_CONFIG_DIGEST", "CONDUCTOR_CONFIG_DIGEST")),
+        Service::Elasticsearch => None,
     }
 }
 

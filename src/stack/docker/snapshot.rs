@@ -19,7 +19,9 @@ pub const ELASTICSEARCH_FOLDER: &str = "/usr/share/elasticsearch/data/k1ops-snap
 
 /// Runs `redis-cli` with the password that the server was given, which no list of processes shows.
 const REDIS_CLI: &str = "REDISCLI_AUTH=\"$(sed -n 's/^requirepass //p' /run/secrets/redis.conf)\"; \
-     export REDISCLI_AUTH; exec redis-cli --raw \"$@\"";
+     export REDISCLI_AUTH; \
+     [ ! -f /run/secrets/ca.crt ] || set -- --tls --cacert /run/secrets/ca.crt \"$@\"; \
+     exec redis-cli --raw \"$@\"";
 
 /// Has Redis write a snapshot, and answers its file.
 pub async fn redis(engine: &Engine, container: &str, interrupt: &Interrupt) -> Result<String> {

@@ -158,7 +158,14 @@ impl Run<'_> {
                 s.service == service.key() && s.container.volumes.values().any(|v| *v == volume)
             })
         });
-        Ok(all && right && volumes && status.is_healthy())
+        // What a service is told may have changed without it: passwords, certificates.
+        let told = status.services.iter().all(|s| {
+            Service::named(s.service).is_none_or(|service| {
+                let settings = &self.deployment.settings;
+                settings.is_told_to(service, &s.container.environment)
+            })
+        });
+        Ok(all && right && volumes && told && status.is_healthy())
     }
 
     /// Checks what can be checked and makes the images, while nothing of the stack is touched yet.
