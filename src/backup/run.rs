@@ -295,8 +295,8 @@ async fn write_sources(
         }
     }
     let scratch = scratch(stack, plan)?;
-    let rows = write_rows(stack, plan, writer, events, interrupt);
-    let volumes = write_volumes(stack, plan, writer, events, interrupt);
+    let rows = Box::pin(write_rows(stack, plan, writer, events, interrupt));
+    let volumes = Box::pin(write_volumes(stack, plan, writer, events, interrupt));
     // One waits for snapshots and checkpoints while the other keeps the CPUs busy, unless none is idle.
     // Both go on to their end, so that what a service keeps for its snapshot is removed.
     let (rows, volumes) = if plan.jobs > 1 {
