@@ -321,7 +321,7 @@ fn a_quick_look_finds_wrong_structure_and_says_what_it_does_not_prove() {
 fn a_database_that_is_no_database_fails_and_leaves_no_archive() {
     let scratch = Scratch::filled();
     std::fs::write(scratch.db("k1"), [9; 8192]).unwrap();
-    scratch.run(&["backup"]).failed(1, "k1.db");
+    scratch.run(&["backup"]).failed(4, "k1.db");
     assert_eq!(count_files(&scratch.backups()), 0);
     std::fs::remove_file(scratch.db("k1")).unwrap();
     fill(&scratch.db("k1"), 1);

@@ -239,7 +239,7 @@ fn present_data_that_cannot_be_saved_stops_the_restore_unless_told_to_go_on() {
     let before = scratch.hashes();
     scratch
         .run(&["restore", "latest", "--yes"])
-        .failed(1, "--no-safety");
+        .failed(4, "--no-safety");
     assert_eq!(scratch.hashes(), before);
     scratch
         .run(&["restore", "latest", "--yes", "--no-safety"])

@@ -59,6 +59,23 @@ pub fn kind_of(error: &rusqlite::Error) -> ErrorKind {
     }
 }
 
+/// Makes of what `SQLite` says an error of the kind that it is, with what helps where the file is damaged.
+pub fn because<M: Into<String>>(
+    cannot: impl FnOnce() -> M,
+) -> impl FnOnce(rusqlite::Error) -> Error {
+    move |cause| {
+        let kind = kind_of(&cause);
+        let error = Error::new(kind, cannot()).because(cause);
+        match kind {
+            ErrorKind::BadData => error.hint(
+                "The file is damaged. Restore a backup with `k1ops restore latest --no-safety`; \
+                 the damaged file is kept for `k1ops undo`.",
+            ),
+            _ => error,
+        }
+    }
+}
+
 fn open(path: &Path, access: OpenFlags) -> Result<Connection> {
     if !path.exists() {
         return Err(

@@ -272,20 +272,27 @@ fn shown(ui: &Ui, plan: &RestorePlan) -> String {
 }
 
 fn shown_part(part: &PlannedPart) -> String {
-    let rows_of = |rows: u64| format!("{} rows", ui::count(rows));
+    // How many rows a dump of another tool has is not known before it was run.
+    let rows_of = |rows: u64| match rows {
+        0 => String::new(),
+        rows => format!(" ({} rows)", ui::count(rows)),
+    };
     let (place, size) = match part {
         PlannedPart::Sqlite { live, rows, .. } => (live.display().to_string(), rows_of(*rows)),
         PlannedPart::Postgres {
             server, live, rows, ..
         } => (format!("database {live} on {server}"), rows_of(*rows)),
-        PlannedPart::Volume { live, bytes, .. } => (format!("volume {live}"), ui::bytes(*bytes)),
+        PlannedPart::Volume { live, bytes, .. } => (
+            format!("volume {live}"),
+            format!(" ({})", ui::bytes(*bytes)),
+        ),
     };
     let verb = if part.replaces() {
         "replaces, and keeps,"
     } else {
         "creates"
     };
-    format!("  {} ({size}) {verb} {place}\n", part.what())
+    format!("  {}{size} {verb} {place}\n", part.what())
 }
 
 fn shown_safety(safety: Safety) -> &'static str {

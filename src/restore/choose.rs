@@ -11,6 +11,17 @@ use crate::error::{Error, Result};
 use crate::repository::describe;
 use crate::stack::Stack;
 use crate::stack::docker::{Deployment, Service};
+use std::path::Path;
+
+/// The command that takes one member out of an archive.
+fn taking_out(archive: &Path, member: &str) -> String {
+    let path = archive.display();
+    if archive.extension().is_some_and(|end| end == "age") {
+        format!("age -d -i KEY {path} | tar xf - {member}")
+    } else {
+        format!("tar xf {path} {member}")
+    }
+}
 
 /// Chooses parts, and says why the others are not taken.
 pub(super) async fn choose(
@@ -24,9 +35,8 @@ pub(super) async fn choose(
             not_restored.push(LeftOut {
                 what: describe(source),
                 why: format!(
-                    "k1ops.toml is yours; take it out with: tar xf {} {}",
-                    archive.path().display(),
-                    config.path
+                    "k1ops.toml is yours; take it out with: {}",
+                    taking_out(archive.path(), &config.path)
                 ),
             });
         } else if !only.is_empty() && !only.iter().any(|part| part.takes(source)) {

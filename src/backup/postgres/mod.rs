@@ -18,6 +18,7 @@ use crate::event::Events;
 use crate::interrupt::Interrupt;
 use std::path::PathBuf;
 use std::time::Duration;
+use tokio_postgres::error::SqlState;
 
 /// How to take the backup.
 #[derive(Debug, Clone)]
@@ -219,7 +220,16 @@ async fn export_snapshot(leader: &Session) -> Result<String> {
 
 /// An error that says what the server said.
 fn failed(doing: &str, error: &tokio_postgres::Error) -> Error {
-    Error::failed(format!("{doing} failed: {}", server_message(error)))
+    let what = format!("{doing} failed: {}", server_message(error));
+    match error.code() {
+        Some(code) if [SqlState::DATA_CORRUPTED, SqlState::INDEX_CORRUPTED].contains(code) => {
+            Error::bad_data(what).hint(
+                "A file of the server is damaged. Restore a backup with `k1ops restore latest --no-safety`; \
+                 the damaged database is kept for `k1ops undo`.",
+            )
+        }
+        _ => Error::failed(what),
+    }
 }
 
 async fn add_text(writer: &Writer, path: &str, text: String, compressed: bool) -> Result<()> {

@@ -1,7 +1,7 @@
 //! A private copy of a database by the online backup API, for a library without a page table.
 
 use crate::adapters::fs::create_private_file;
-use crate::adapters::sqlite;
+use crate::adapters::sqlite::{self, because};
 use crate::error::{Context, Result};
 use crate::interrupt::Interrupt;
 use rusqlite::Connection;
@@ -32,8 +32,8 @@ impl Copy {
         create_private_file(&path)?;
         let mut connection = sqlite::open_existing(&path)?;
         {
-            let backup = Backup::new(source, &mut connection).context(cannot)?;
-            while backup.step(STEP).context(cannot)? != StepResult::Done {
+            let backup = Backup::new(source, &mut connection).map_err(because(cannot))?;
+            while backup.step(STEP).map_err(because(cannot))? != StepResult::Done {
                 interrupt.check()?;
                 std::thread::sleep(Duration::ZERO);
             }

@@ -5,8 +5,9 @@
 //! big-endian; `3` text and `4` blob, a length of eight bytes, big-endian, then the bytes. Two rows
 //! are therefore equal exactly if they hold the same values of the same types.
 
+use crate::adapters::sqlite::because;
 use crate::archive::{RowDigest, SqliteTable};
-use crate::error::{Context, Result};
+use crate::error::Result;
 use crate::interrupt::Interrupt;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row};
@@ -32,9 +33,11 @@ fn table_names(connection: &Connection) -> Result<Vec<String>> {
              WHERE schema = 'main' AND type IN ('table', 'shadow') \
                AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name",
         )
-        .context(cannot)?;
-    let names = statement.query_map([], |row| row.get(0)).context(cannot)?;
-    names.collect::<Result<_, _>>().context(cannot)
+        .map_err(because(cannot))?;
+    let names = statement
+        .query_map([], |row| row.get(0))
+        .map_err(because(cannot))?;
+    names.collect::<Result<_, _>>().map_err(because(cannot))
 }
 
 fn digest_table(connection: &Connection, name: &str, interrupt: &Interrupt) -> Result<RowDigest> {
@@ -42,17 +45,17 @@ fn digest_table(connection: &Connection, name: &str, interrupt: &Interrupt) -> R
     let quoted = name.replace('"', "\"\"");
     let mut statement = connection
         .prepare(&format!("SELECT * FROM \"{quoted}\""))
-        .context(cannot)?;
+        .map_err(because(cannot))?;
     let columns = statement.column_count();
-    let mut rows = statement.query([]).context(cannot)?;
+    let mut rows = statement.query([]).map_err(because(cannot))?;
     let mut digest = RowDigest::default();
     let mut encoded = Vec::new();
-    while let Some(row) = rows.next().context(cannot)? {
+    while let Some(row) = rows.next().map_err(because(cannot))? {
         if digest.rows.is_multiple_of(LOOK_EVERY) {
             interrupt.check()?;
         }
         encoded.clear();
-        encode_row(row, columns, &mut encoded).context(cannot)?;
+        encode_row(row, columns, &mut encoded).map_err(because(cannot))?;
         digest.add(&encoded);
     }
     Ok(digest)

@@ -35,7 +35,9 @@ impl Snapshot {
         // A transaction sees the moment of its first read, not of its beginning.
         connection
             .execute_batch("BEGIN; SELECT count(*) FROM sqlite_schema;")
-            .context(|| format!("SQLite database {} cannot be read", path.display()))?;
+            .map_err(sqlite::because(|| {
+                format!("SQLite database {} cannot be read", path.display())
+            }))?;
         Ok(Self {
             name: name.to_owned(),
             path: path.to_path_buf(),

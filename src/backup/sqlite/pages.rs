@@ -1,5 +1,6 @@
 //! The pages of a database, a part at a time.
 
+use crate::adapters::sqlite::because;
 use crate::error::{Context, Error, Result};
 use crate::interrupt::Interrupt;
 use rusqlite::{CachedStatement, Connection};
@@ -86,8 +87,8 @@ impl<'a> Pages<'a> {
         match &mut self.origin {
             Origin::Table(statement) => {
                 let number = i64::try_from(page).context(cannot)?;
-                let mut rows = statement.query([number]).context(cannot)?;
-                if let Some(row) = rows.next().context(cannot)? {
+                let mut rows = statement.query([number]).map_err(because(cannot))?;
+                if let Some(row) = rows.next().map_err(because(cannot))? {
                     let data = row.get_ref(0).context(cannot)?;
                     part.extend_from_slice(data.as_blob().context(cannot)?);
                 }

@@ -27,8 +27,12 @@ pub struct WorkflowArgs {
 #[derive(Debug, clap::Subcommand)]
 enum What {
     Run(RunArgs),
+    /// Follow a workflow until it has ended
+    ///
+    /// Exits 1 if it does not complete.
     Watch(IdArgs),
     List(ListArgs),
+    /// Show a workflow and its tasks
     Show(IdArgs),
     Retry(RetryArgs),
     Terminate(TerminateArgs),
@@ -61,7 +65,7 @@ struct RunArgs {
     dry_run: bool,
 }
 
-/// A workflow
+// No doc comment: it would stand in place of those of the commands.
 #[derive(Debug, clap::Args)]
 struct IdArgs {
     /// The workflow's id
