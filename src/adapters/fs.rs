@@ -148,6 +148,48 @@ pub fn create_private_file(path: &Path) -> Result<File> {
         .context(|| format!("{} cannot be created", path.display()))
 }
 
+/// Puts `contents` in the place of what is at `path`, whose permissions stay; a file that was not there
+/// gets `mode`.
+pub fn replace(path: &Path, contents: &[u8], mode: u32) -> Result<()> {
+    // A link stays a link: what it leads to is replaced.
+    let path = &path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    let mode = std::fs::metadata(path).map_or(mode, |meta| meta.permissions().mode());
+    write_atomically(path, contents)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+        .context(|| format!("the permissions of {} cannot be set", path.display()))
+}
+
+/// The content of a file, which need not be there.
+pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
+    there(path, std::fs::read(path))
+}
+
+/// The same of a text.
+pub fn read_text_if_there(path: &Path) -> Result<Option<String>> {
+    there(path, std::fs::read_to_string(path))
+}
+
+fn there<T>(path: &Path, read: std::io::Result<T>) -> Result<Option<T>> {
+    match read {
+        Ok(content) => Ok(Some(content)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).context(|| format!("{} cannot be read", path.display())),
+    }
+}
+
+/// The names in a folder, which need not be there.
+pub fn names_in(folder: &Path) -> Result<Vec<String>> {
+    let cannot = || format!("{} cannot be read", folder.display());
+    let mut names = Vec::new();
+    for entry in there(folder, std::fs::read_dir(folder))?
+        .into_iter()
+        .flatten()
+    {
+        names.extend(entry.context(cannot)?.file_name().into_string());
+    }
+    Ok(names)
+}
+
 /// Removes a file if it is there.
 pub fn remove_if_there(path: &Path) -> Result<()> {
     match std::fs::remove_file(path) {

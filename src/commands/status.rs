@@ -4,7 +4,7 @@ use super::Context;
 use crate::adapters::docker::Container;
 use crate::error::Result;
 use crate::exit_code::ExitCode;
-use crate::repository::{Entry, Kind, Purpose, Repository};
+use crate::repository::{Entry, Kind, Repository};
 use crate::restore;
 use crate::stack::docker::DockerStatus;
 use crate::stack::{LastBackup, RunningServer, ServerStatus, Stack, Status, StoreStatus, status};
@@ -67,11 +67,7 @@ pub(super) async fn run(args: &StatusArgs, context: &Context) -> Result<ExitCode
 /// may hold the very damage that was undone.
 fn last_backup(stack: &Stack) -> Result<Option<LastBackup>> {
     let archives = Repository::of(stack)?.list()?;
-    let of_stack = |entry: &Entry| {
-        entry.state.is_good()
-            && entry.purpose == Purpose::Backup
-            && entry.stack.as_ref() == Some(&stack.name)
-    };
+    let of_stack = |entry: &Entry| entry.is_backup_of(&stack.name);
     Ok(archives.into_iter().filter(of_stack).find_map(|entry| {
         Some(LastBackup {
             taken_at: entry.time?,

@@ -1,7 +1,7 @@
 //! What `--fix` does: only what is safe and can be taken back. A port in `k1ops.toml`, with the
 //! user's comments and layout kept, and the permissions of files that hold secrets.
 
-use crate::adapters::fs::write_atomically;
+use crate::adapters::fs;
 use crate::config;
 use crate::error::{Context, ErrorKind, Result};
 use serde::Serialize;
@@ -48,7 +48,7 @@ impl Fix {
             Self::SetPort { file, name, port } => {
                 let before = read(file)?;
                 let after = with_port(&before, name, *port, file)?;
-                replace(file, &after)
+                fs::replace(file, after.as_bytes(), 0o600)
             }
             Self::SetMode { path, mode } => {
                 std::fs::set_permissions(path, std::fs::Permissions::from_mode(*mode))
@@ -71,19 +71,6 @@ fn read(file: &Path) -> Result<String> {
             format!("{} cannot be read", file.display())
         }),
     }
-}
-
-/// Puts the new text in the old one's place, with the old one's permissions.
-fn replace(file: &Path, text: &str) -> Result<()> {
-    // A link stays a link: what it leads to is replaced.
-    let file = &file.canonicalize().unwrap_or_else(|_| file.to_path_buf());
-    let mode = std::fs::metadata(file).map(|meta| meta.permissions()).ok();
-    write_atomically(file, text.as_bytes())?;
-    if let Some(mode) = mode {
-        std::fs::set_permissions(file, mode)
-            .context(|| format!("the permissions of {} cannot be kept", file.display()))?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

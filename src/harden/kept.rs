@@ -183,17 +183,13 @@ impl KeptFile {
 }
 
 fn copy(folder: &Path, number: usize, path: PathBuf) -> Result<KeptFile> {
-    let contents = match std::fs::read(&path) {
-        Ok(contents) => contents,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Ok(KeptFile {
-                path,
-                copy: None,
-                mode: 0o600,
-                owner: (0, 0),
-            });
-        }
-        Err(error) => return Err(error).context(|| format!("{} cannot be read", path.display())),
+    let Some(contents) = fs::read_if_there(&path)? else {
+        return Ok(KeptFile {
+            path,
+            copy: None,
+            mode: 0o600,
+            owner: (0, 0),
+        });
     };
     let meta = std::fs::metadata(&path).context(|| format!("{} cannot be read", path.display()))?;
     let name = format!("{number}");
@@ -230,7 +226,7 @@ fn set_profile_back(path: &Path) -> Result<()> {
     if before == text || !text.contains(name_of(Profile::Production)) {
         return Ok(());
     }
-    super::replace(path, &before)
+    fs::replace(path, before.as_bytes(), 0o644)
 }
 
 pub(super) fn name_of(profile: Profile) -> &'static str {

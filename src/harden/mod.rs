@@ -9,7 +9,7 @@ pub use kept::Kept;
 use crate::adapters::docker::Engine;
 use crate::adapters::fs::{self, Lock};
 use crate::config::{self, Loaded, Origin, Profile};
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::event::Events;
 use crate::interrupt::Interrupt;
 use crate::stack::docker::{self, Change, Secrets, tls};
@@ -17,7 +17,6 @@ use crate::stack::{self, Stack, StartOptions};
 use chrono::TimeDelta;
 use kept::name_of;
 use serde::Serialize;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// Files of the user's own making that hardening can do with.
@@ -35,7 +34,7 @@ pub struct ConfigEdit {
 impl ConfigEdit {
     /// Writes it.
     pub fn write(&self) -> Result<()> {
-        replace(&self.path, &self.text)
+        fs::replace(&self.path, self.text.as_bytes(), 0o644)
     }
 }
 
@@ -97,11 +96,7 @@ pub fn with_profile(loaded: &Loaded, profile: Profile) -> Result<Option<ConfigEd
     }
     let named = loaded.file.clone();
     let path = named.unwrap_or_else(|| loaded.base.join(config::FILE_NAME));
-    let before = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-        Err(error) => return Err(error).context(|| format!("{} cannot be read", path.display())),
-    };
+    let before = fs::read_text_if_there(&path)?.unwrap_or_default();
     let text = config::with_value(&before, "docker", "profile", name_of(profile), &path)?;
     Ok(Some(ConfigEdit { path, text }))
 }
@@ -323,14 +318,4 @@ pub fn changed(plan: &Plan) -> Vec<&docker::PlannedFile> {
     files
         .filter(|file| !matches!(file.change, Change::Same | Change::Edited))
         .collect()
-}
-
-/// Puts a new text in a file's place, with the old one's permissions.
-fn replace(path: &Path, text: &str) -> Result<()> {
-    // A link stays a link: what it leads to is replaced.
-    let path = &path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-    let mode = std::fs::metadata(path).map_or(0o644, |meta| meta.permissions().mode());
-    fs::write_atomically(path, text.as_bytes())?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
-        .context(|| format!("the mode of {} cannot be set", path.display()))
 }

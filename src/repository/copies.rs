@@ -4,7 +4,7 @@
 //! name in all of them and is the same to the last byte.
 
 use super::sealing::Sealed;
-use super::{Entry, Kind, Purpose, Repository, is_same_place, name_in};
+use super::{Entry, Kind, Repository, is_same_place, name_in};
 use crate::adapters::bandwidth::Bandwidth;
 use crate::error::{Error, Result};
 use crate::stack::Stack;
@@ -238,10 +238,7 @@ impl Repository {
     pub(super) fn wanted_in_copies(&self, entries: Vec<Entry>, stack: &str) -> Result<Vec<Entry>> {
         let mut wanted = Vec::new();
         for entry in entries {
-            let is_backup = entry.state.is_good()
-                && entry.purpose == Purpose::Backup
-                && entry.stack.as_deref() == Some(stack);
-            if is_backup && self.known_failure(&entry)?.is_none() {
+            if entry.is_backup_of(stack) && self.known_failure(&entry)?.is_none() {
                 wanted.push(entry);
             }
         }

@@ -108,6 +108,14 @@ impl Entry {
         }
     }
 
+    /// Whether it is a good backup of a stack, and not what a restore put aside.
+    #[must_use]
+    pub fn is_backup_of(&self, stack: &str) -> bool {
+        self.state.is_good()
+            && self.purpose == Purpose::Backup
+            && self.stack.as_deref() == Some(stack)
+    }
+
     /// What is said of an archive that is already open.
     #[must_use]
     pub fn of(archive: &Archive) -> Self {

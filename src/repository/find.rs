@@ -1,6 +1,6 @@
 //! Which archive is meant by a name, and where a copy of it is if it cannot be had here.
 
-use super::{Entry, Kind, LATEST, Purpose, Repository};
+use super::{Entry, Kind, LATEST, Repository};
 use crate::error::{Error, ErrorKind, Result};
 use std::path::PathBuf;
 
@@ -59,11 +59,7 @@ impl Repository {
 
     fn latest(&self, stack: &str, kind: Option<Kind>) -> Result<PathBuf> {
         let mut entries = self.list()?;
-        entries.retain(|entry| {
-            entry.state.is_good()
-                && entry.stack.as_deref() == Some(stack)
-                && entry.purpose == Purpose::Backup
-        });
+        entries.retain(|entry| entry.is_backup_of(stack));
         let newest = entries.iter().find(|e| kind.is_none() || e.kind == kind);
         // Where there is only the other kind, what is done with it says what to do instead.
         let any = || entries.first().filter(|_| kind == Some(Kind::Logical));

@@ -126,27 +126,11 @@ impl Shelf for Folder {
     }
 
     fn files(&self, folder: &str) -> Result<Vec<String>> {
-        let folder = self.0.join(folder);
-        let cannot = || format!("{} cannot be read", folder.display());
-        let entries = match std::fs::read_dir(&folder) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error).context(cannot),
-        };
-        let mut names = Vec::new();
-        for entry in entries {
-            names.extend(entry.context(cannot)?.file_name().into_string());
-        }
-        Ok(names)
+        fs::names_in(&self.0.join(folder))
     }
 
     fn note(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        let file = self.0.join(name);
-        match std::fs::read(&file) {
-            Ok(text) => Ok(Some(text)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).context(|| format!("{} cannot be read", file.display())),
-        }
+        fs::read_if_there(&self.0.join(name))
     }
 
     fn write_note(&self, name: &str, content: &[u8]) -> Result<()> {

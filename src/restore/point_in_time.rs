@@ -11,7 +11,7 @@ use crate::adapters::process::own_program;
 use crate::archive::{Archive, PhysicalSource};
 use crate::error::{Context, Error, Result};
 use crate::interrupt::Interrupt;
-use crate::repository::{Entry, LATEST, Purpose, Repository};
+use crate::repository::{Entry, LATEST, Repository};
 use crate::stack::Stack;
 use crate::wal::{Base, Chain, Reached, Store, parse_lsn};
 use chrono::{DateTime, Utc};
@@ -163,10 +163,7 @@ fn choose(
 }
 
 fn is_base(entry: &Entry, stack: &str) -> bool {
-    entry.state.is_good()
-        && entry.purpose == Purpose::Backup
-        && entry.stack.as_deref() == Some(stack)
-        && !entry.bases.is_empty()
+    entry.is_backup_of(stack) && !entry.bases.is_empty()
 }
 
 /// Where the log begins that a data directory needs.

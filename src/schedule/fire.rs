@@ -12,7 +12,7 @@ use crate::drill::{self, DrillOptions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Events;
 use crate::interrupt::Interrupt;
-use crate::repository::{self, CopyReport, LATEST, PruneOptions, Purpose, Repository};
+use crate::repository::{self, CopyReport, LATEST, PruneOptions, Repository};
 use crate::restore;
 use crate::stack::Stack;
 use chrono::{DateTime, Utc};
@@ -104,11 +104,9 @@ pub(super) fn missed(stack: &Stack) -> Result<Option<DateTime<Utc>>> {
 /// When the newest good backup was begun.
 pub(super) fn newest_backup(stack: &Stack) -> Result<Option<DateTime<Utc>>> {
     let entries = Repository::of(stack)?.list()?;
-    let of_stack = entries.into_iter().filter(|entry| {
-        entry.state.is_good()
-            && entry.purpose == Purpose::Backup
-            && entry.stack.as_deref() == Some(&stack.name)
-    });
+    let of_stack = entries
+        .into_iter()
+        .filter(|entry| entry.is_backup_of(&stack.name));
     Ok(of_stack.filter_map(|entry| entry.time).max())
 }
 

@@ -109,7 +109,7 @@ impl Store {
     /// Every store of a repository; with a stack, those of its servers.
     pub fn all(repository: &Path, stack: Option<&str>) -> Result<Vec<Self>> {
         let mut stores = Vec::new();
-        for name in file_names(&repository.join(super::FOLDER))? {
+        for name in fs::names_in(&repository.join(super::FOLDER))? {
             if check_system(&name).is_err() {
                 continue;
             }
@@ -155,7 +155,7 @@ impl Store {
     /// Removes what writers that died left half written an hour ago or earlier.
     pub(super) fn remove_leftovers(&self) -> Result<()> {
         fs::remove_half_written(&self.folder, LEFTOVER)?;
-        for name in file_names(&self.folder)? {
+        for name in fs::names_in(&self.folder)? {
             fs::remove_half_written(&self.folder.join(name), LEFTOVER)?;
         }
         Ok(())
@@ -169,7 +169,7 @@ impl Store {
     /// Everything that is there.
     pub fn list(&self) -> Result<Listing> {
         let mut listing = Listing::default();
-        for name in file_names(&self.folder)? {
+        for name in fs::names_in(&self.folder)? {
             if name::is_history(&name) {
                 listing
                     .histories
@@ -183,7 +183,7 @@ impl Store {
 
     fn list_folder(&self, folder: &str, listing: &mut Listing) -> Result<()> {
         let folder = self.folder.join(folder);
-        for name in file_names(&folder)? {
+        for name in fs::names_in(&folder)? {
             let segment = |name: &str| Segment::parse(name, self.segment_size);
             if let Some(stem) = name.strip_suffix(".zst") {
                 if let Some(segment) = segment(stem) {
@@ -289,12 +289,7 @@ impl Store {
 
     /// What has been received of a segment.
     pub fn read_partial(&self, segment: Segment) -> Result<Option<Vec<u8>>> {
-        let place = self.partial(segment)?;
-        match std::fs::read(&place) {
-            Ok(contents) => Ok(Some(contents)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).context(|| format!("{} cannot be read", place.display())),
-        }
+        fs::read_if_there(&self.partial(segment)?)
     }
 
     /// What a server is given that asks for a file: of a segment that is still being received, what there
@@ -363,10 +358,8 @@ fn check_system(system: &str) -> Result<()> {
 
 fn read_cluster(folder: &Path) -> Result<Option<Cluster>> {
     let file = folder.join(CLUSTER);
-    let text = match std::fs::read(&file) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).context(|| format!("{} cannot be read", file.display())),
+    let Some(text) = fs::read_if_there(&file)? else {
+        return Ok(None);
     };
     let bad = || Error::bad_data(format!("{} is not what was written", file.display()));
     let cluster: Cluster = serde_json::from_slice(&text).map_err(|e| bad().because(e))?;
@@ -375,21 +368,6 @@ fn read_cluster(folder: &Path) -> Result<Option<Cluster>> {
         return Err(bad());
     }
     Ok(Some(cluster))
-}
-
-/// The names in a folder, which need not be there.
-fn file_names(folder: &Path) -> Result<Vec<String>> {
-    let cannot = || format!("{} cannot be read", folder.display());
-    let entries = match std::fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).context(cannot),
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        names.extend(entry.context(cannot)?.file_name().into_string());
-    }
-    Ok(names)
 }
 
 /// Stores what a server's `archive_command` names: the file `name` at `path`.

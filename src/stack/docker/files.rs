@@ -338,11 +338,7 @@ fn planned(
     record: &BTreeMap<String, String>,
 ) -> Result<PlannedFile> {
     let path = folder.join(&wanted.name);
-    let present = match std::fs::read(&path) {
-        Ok(present) => Some(present),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(error) => return Err(error).context(|| format!("{} cannot be read", path.display())),
-    };
+    let present = fs::read_if_there(&path)?;
     let change = match &present {
         None => Change::Create,
         Some(present) if *present == wanted.contents => Change::Same,
@@ -399,13 +395,9 @@ fn digest(contents: &[u8]) -> String {
 }
 
 fn read_record(folder: &Path) -> Result<BTreeMap<String, String>> {
-    let path = folder.join(RECORD);
-    match std::fs::read(&path) {
-        // A record that cannot be read makes every file count as edited, which loses nothing.
-        Ok(text) => Ok(serde_json::from_slice(&text).unwrap_or_default()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(BTreeMap::new()),
-        Err(error) => Err(error).context(|| format!("{} cannot be read", path.display())),
-    }
+    let text = fs::read_if_there(&folder.join(RECORD))?.unwrap_or_default();
+    // A record that cannot be read makes every file count as edited, which loses nothing.
+    Ok(serde_json::from_slice(&text).unwrap_or_default())
 }
 
 #[cfg(test)]

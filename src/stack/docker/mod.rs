@@ -36,6 +36,7 @@ use super::jar::boot_jar::{self, BootJar, Wanted};
 use super::jar::cache::Cache;
 use crate::adapters::compose::{Compose, Project};
 use crate::adapters::docker::{Container, Engine};
+use crate::adapters::fs;
 use crate::adapters::postgres::Address;
 use crate::config::{Database, Profile, Secret};
 use crate::error::{Context, Error, Result};
@@ -300,12 +301,8 @@ fn image_of(stack: &Stack, sha256: &str) -> ServerImage {
 }
 
 fn read_env(folder: &Path) -> Result<Option<Settings>> {
-    let path = folder.join(".env");
-    match std::fs::read_to_string(&path) {
-        Ok(text) => Ok(Some(Settings::parse(&text))),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).context(|| format!("{} cannot be read", path.display())),
-    }
+    let text = fs::read_text_if_there(&folder.join(".env"))?;
+    Ok(text.map(|text| Settings::parse(&text)))
 }
 
 impl Stack {

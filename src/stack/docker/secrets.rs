@@ -42,7 +42,7 @@ impl Secrets {
     /// A password that is there never changes: the database was made with it.
     pub fn ensure(folder: &Path) -> Result<Self> {
         let postgres_file = Self::postgres_file(folder);
-        let postgres = if let Some(text) = read(&postgres_file)? {
+        let postgres = if let Some(text) = fs::read_text_if_there(&postgres_file)? {
             text.trim().to_owned()
         } else {
             let password = generated();
@@ -50,7 +50,7 @@ impl Secrets {
             password
         };
         let redis_file = Self::redis_file(folder);
-        let redis = if let Some(text) = read(&redis_file)? {
+        let redis = if let Some(text) = fs::read_text_if_there(&redis_file)? {
             redis_password(&text).ok_or_else(|| {
                 Error::bad_data(format!("{} sets no requirepass", redis_file.display()))
                     .hint("Add a line `requirepass PASSWORD`, or remove the file to have it made.")
@@ -86,7 +86,7 @@ impl Secrets {
     /// The next start has the database take over its new password.
     pub fn write(&self, folder: &Path) -> Result<()> {
         let redis_file = Self::redis_file(folder);
-        let told = read(&redis_file)?.unwrap_or_default();
+        let told = fs::read_text_if_there(&redis_file)?.unwrap_or_default();
         let told = if redis_password(&told).is_some() {
             with_redis_password(&told, self.redis.expose())
         } else {
@@ -121,14 +121,6 @@ pub fn open_to_mapped_users(folder: &Path) -> Result<()> {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o444)).context(cannot)?;
     }
     Ok(())
-}
-
-fn read(path: &Path) -> Result<Option<String>> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).context(|| format!("{} cannot be read", path.display())),
-    }
 }
 
 /// 244 random bits, in characters that need no quoting anywhere.

@@ -3,6 +3,7 @@
 
 use super::names::Service;
 use crate::adapters::certificates::{self, Issued};
+use crate::adapters::fs;
 use crate::config::GivenTls;
 use crate::error::{Context, Error, ErrorKind, Result};
 use chrono::{DateTime, TimeDelta, Utc};
@@ -188,12 +189,8 @@ pub fn names_of(service: Service) -> [&'static str; 3] {
 }
 
 fn pair(certificate: &Path, key: &Path) -> Result<Option<Issued>> {
-    let read = |path: &Path| match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).context(|| format!("{} cannot be read", path.display())),
-    };
-    let (certificate, key) = (read(certificate)?, read(key)?);
+    let certificate = fs::read_text_if_there(certificate)?;
+    let key = fs::read_text_if_there(key)?;
     Ok(certificate
         .zip(key)
         .map(|(certificate, key)| Issued { certificate, key }))
