@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
 use k1ops::archive::{
-    Archive, CodecSettings, Depth, FORMAT, Header, LargeObjects, Manifest, NewMember, RowDigest,
-    Writer,
+    Archive, CodecSettings, Depth, Effort, FORMAT, Header, LargeObjects, Manifest, NewMember,
+    RowDigest, Writer,
 };
 use k1ops::archive::{PostgresSource, PostgresTable, Source, verify};
 use k1ops::config::Compression;
@@ -84,7 +84,7 @@ async fn write(place: &Path, compression: Compression, parts: u32) -> Manifest {
                 path,
                 raw,
                 rows: Some(rows),
-                compressed: true,
+                effort: Effort::Usual,
             })
             .await
             .unwrap();
@@ -122,7 +122,7 @@ fn parts_are_handed_out_by_number_however_they_lie() {
                 path: format!("sqlite/x/{number:06}.pages"),
                 raw: vec![b'0' + number; 3],
                 rows: None,
-                compressed: true,
+                effort: Effort::Usual,
             };
             writer.add(member).await.unwrap();
             writer.settle().await.unwrap();
@@ -179,7 +179,7 @@ fn an_unfinished_archive_leaves_nothing_behind() {
             path: "a".into(),
             raw: vec![1; 1000],
             rows: None,
-            compressed: true,
+            effort: Effort::Usual,
         };
         writer.add(part).await.unwrap();
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
@@ -243,7 +243,7 @@ fn a_part_that_is_missing_or_a_wrong_count_is_refused() {
                 path,
                 raw: b"a\n".to_vec(),
                 rows: Some(rows),
-                compressed: true,
+                effort: Effort::Usual,
             })
             .await
             .unwrap();

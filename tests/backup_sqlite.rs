@@ -78,6 +78,13 @@ fn a_backup_is_private_listed_and_whole_and_says_what_next() {
 }
 
 #[test]
+fn a_backup_goes_to_a_bare_name_in_the_folder_one_is_in() {
+    let scratch = Scratch::filled();
+    scratch.run(&["backup", "--output", "mine.tar"]).done();
+    scratch.run(&["verify", "mine.tar"]).done();
+}
+
+#[test]
 fn restore_txt_gives_the_same_databases_with_tar_and_zstd_or_gzip_alone() {
     let scratch = Scratch::filled();
     for compression in ["zstd", "gzip"] {

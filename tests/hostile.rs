@@ -417,7 +417,7 @@ impl PartsOf<'_> {
             path,
             raw,
             rows: None,
-            compressed: true,
+            effort: k1ops::archive::Effort::Usual,
         };
         self.runtime.block_on(self.writer.add(member)).unwrap();
     }

@@ -18,8 +18,8 @@ use double::{Double, Fault};
 use futures_util::{StreamExt, pin_mut};
 use k1ops::adapters::postgres::Address;
 use k1ops::archive::{
-    Archive, CodecSettings, Depth, FORMAT, Header, Manifest, NewMember, PhysicalSource, Source,
-    Verified, Writer, verify,
+    Archive, CodecSettings, Depth, Effort, FORMAT, Header, Manifest, NewMember, PhysicalSource,
+    Source, Verified, Writer, verify,
 };
 use k1ops::backup::physical as backup;
 use k1ops::config::Compression;
@@ -504,7 +504,7 @@ async fn forge(archive: &Archive, source: &PhysicalSource, place: &Path, change:
             path,
             raw,
             rows: None,
-            compressed: true,
+            effort: Effort::Usual,
         };
         writer.add(member).await.unwrap();
     }

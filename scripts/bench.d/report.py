@@ -1,5 +1,7 @@
 """Ratios, targets and tables from what was measured."""
 
+import statistics
+
 
 def targets(result):
     """One entry for each line of what the benchmark must show; `met` is None where it was not run."""
@@ -57,6 +59,14 @@ def targets(result):
         add("whole stack: time against the guide's two commands", all_of_ours["wall_s"]["median"] / theirs["wall_s"]["median"],
             round(1 / 6, 4))
         add("whole stack: size against the guide's", all_of_ours["bytes"] / theirs["bytes"], 0.5)
+    if stores := result.get("stores"):
+        local, store = stores["k1ops backup, local disk"], stores["k1ops backup, S3"]
+        # Round by round: the machine's speed changes from one to the next.
+        slower = statistics.median(there / here for here, there in zip(local["walls"], store["walls"], strict=True))
+        add("S3: time against the local disk", slower, round(1 / 0.9, 3), f"speed {1 / slower:.2f} of the local disk's")
+        for peer in [name for name in stores if name.startswith("pg_dump | ")]:
+            value, note = ratio("stores", "k1ops backup, S3", peer)
+            add(f"S3: time against {peer.removesuffix(', S3')}", value, 1.0, note)
     if start := result.get("start_up"):
         add("start-up in ms", max(s["median_ms"] for s in start.values()), 10)
     if done := result.get("workers"):

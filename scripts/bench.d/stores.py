@@ -68,7 +68,7 @@ def stores(bench, database, rounds, say):
                 say(f"round {number + 1}: {name}: {done.wall:.2f} s, {done.cpu:.2f} s CPU, {done.bytes / 1e6:.1f} MB")
     finally:
         gateway.end()
-    return {name: measure.summary(done) for name, done in runs.items()}
+    return {name: measure.summary(done) | {"walls": [round(run.wall, 4) for run in done]} for name, done in runs.items()}
 
 
 def local(bench, database, _):

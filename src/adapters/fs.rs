@@ -9,6 +9,15 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// The folder that `path` is in: the one we are in, for a bare name.
+#[must_use]
+pub fn folder_of(path: &Path) -> &Path {
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    parent.unwrap_or(Path::new("."))
+}
+
 /// Creates `folder` and what is above it, readable by the owner only.
 pub fn create_private_folder(folder: &Path) -> Result<()> {
     std::fs::DirBuilder::new()
@@ -36,15 +45,8 @@ pub fn sync_file_system(folder: &Path) -> Result<()> {
 pub fn rename_durably(from: &Path, to: &Path) -> Result<()> {
     std::fs::rename(from, to)
         .context(|| format!("{} cannot be renamed to {}", from.display(), to.display()))?;
-    let folders = [from.parent(), to.parent()];
-    for folder in folders.into_iter().flatten() {
-        sync_folder(if folder.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            folder
-        })?;
-    }
-    Ok(())
+    sync_folder(folder_of(from))?;
+    sync_folder(folder_of(to))
 }
 
 /// How the name of a file begins while [`write_atomically`] writes it.
@@ -83,11 +85,7 @@ pub fn write_atomically_for_all(path: &Path, contents: &[u8]) -> Result<()> {
 }
 
 fn write_with_mode(path: &Path, contents: &[u8], mode: u32) -> Result<()> {
-    // The parent of a bare name is empty.
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new("."));
+    let folder = folder_of(path);
     create_private_folder(folder)?;
     let cannot = || format!("{} cannot be written", path.display());
     let file = half_written(folder, contents, mode).context(cannot)?;
@@ -114,7 +112,7 @@ fn half_written(
 /// Writes `contents` to `path`, which must be free: durably, mode 0600, all of it or nothing. Answers
 /// `false`, and changes nothing, if something is there already.
 pub fn write_new(path: &Path, contents: &[u8]) -> Result<bool> {
-    let folder = path.parent().unwrap_or(Path::new("."));
+    let folder = folder_of(path);
     let cannot = || format!("{} cannot be written", path.display());
     let file = half_written(folder, contents, 0o600).context(cannot)?;
     match file.persist_noclobber(path) {
@@ -134,7 +132,7 @@ pub fn create_durable_folder(folder: &Path) -> Result<()> {
         return Ok(());
     }
     create_private_folder(folder)?;
-    folder.parent().map_or(Ok(()), sync_folder)
+    sync_folder(folder_of(folder))
 }
 
 /// Opens a new file for reading and writing, mode 0600; it must not exist.
@@ -235,7 +233,7 @@ impl Lock {
 
     fn take(path: &Path, operation: FlockOperation, purpose: Option<&str>) -> Result<Self> {
         let cannot = || format!("lock {} cannot be taken", path.display());
-        create_private_folder(path.parent().unwrap_or(Path::new(".")))?;
+        create_private_folder(folder_of(path))?;
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -312,7 +310,7 @@ impl PartialFile {
             other => other.context(|| format!("{} cannot be given its name", path.display()))?,
         }
         self.published = true;
-        sync_folder(path.parent().unwrap_or(Path::new(".")))
+        sync_folder(folder_of(path))
     }
 
     /// Gives the file its final name in place of what has it now, durably.

@@ -297,7 +297,7 @@ pub async fn output_within(
 
 fn open_log(path: &Path) -> Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
-    super::fs::create_private_folder(path.parent().unwrap_or(Path::new(".")))?;
+    super::fs::create_private_folder(super::fs::folder_of(path))?;
     std::fs::OpenOptions::new()
         .append(true)
         .create(true)

@@ -21,7 +21,7 @@ pub fn open_existing(path: &Path) -> Result<Connection> {
 /// Opens a database in WAL mode and creates it, mode 0600, if it is not there.
 pub fn open_or_create(path: &Path) -> Result<Connection> {
     if !path.exists() {
-        super::fs::create_private_folder(path.parent().unwrap_or(Path::new(".")))?;
+        super::fs::create_private_folder(super::fs::folder_of(path))?;
         // SQLite gives its -wal and -shm files the mode of the database.
         match super::fs::create_private_file(path) {
             // Another process was quicker.

@@ -1,7 +1,7 @@
 //! What an archive is read from and written to: a file, an object of a store, or either of them
 //! behind encryption. Nobody above needs to know which.
 
-use super::fs::{PartialFile, create_private_file, create_private_folder};
+use super::fs::{PartialFile, create_private_file, create_private_folder, folder_of};
 use crate::error::{Context, Error, Result};
 use std::fs::File;
 use std::io::Write;
@@ -70,7 +70,7 @@ pub struct NewFile {
 impl NewFile {
     /// Begins a file at `place`, which must be free, as `partial`, which must be too.
     pub fn create(place: &Path, partial: PathBuf) -> Result<Self> {
-        create_private_folder(place.parent().unwrap_or(Path::new(".")))?;
+        create_private_folder(folder_of(place))?;
         let file = create_private_file(&partial)?;
         Ok(Self {
             file,

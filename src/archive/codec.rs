@@ -19,48 +19,65 @@ pub enum Codec {
     Gzip,
 }
 
+/// How much work a member's content is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effort {
+    /// Stored as it is: what a person should be able to read at once.
+    None,
+    /// Less than usual: pages of a database server, where long values are compressed already.
+    Light,
+    /// What the configuration asks for.
+    Usual,
+}
+
 /// A codec and its level.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CodecSettings {
     /// The codec.
     pub codec: Codec,
-    /// The level, in the codec's own terms.
+    /// The level, in the codec's own terms; 0 is the default here.
     pub level: i32,
 }
 
 impl CodecSettings {
-    /// The settings that the configuration asks for; level 0 is the default here: zstd 3, gzip 6.
+    /// The settings that the configuration asks for; level 0 is the default here: zstd 3, gzip 6,
+    /// and zstd 1 for what is worth less.
     #[must_use]
     pub fn of(compression: Compression, level: i32) -> Self {
         match compression {
             Compression::Zstd => Self {
                 codec: Codec::Zstd,
-                level: if level == 0 {
-                    ZSTD_LEVEL
-                } else {
-                    level.clamp(-7, 22)
-                },
+                level: level.clamp(-7, 22),
             },
             Compression::Gzip => Self {
                 codec: Codec::Gzip,
-                level: if level == 0 { 6 } else { level.clamp(1, 9) },
+                level: level.clamp(0, 9),
             },
         }
     }
 
-    /// The same for the pages of a database server, where long values are compressed already: level 0
-    /// is zstd 2, which takes two thirds of the time of 3 for 3 % more.
+    /// The same for content that is worth this effort. A level that somebody asked for is taken for
+    /// everything.
     #[must_use]
-    pub fn of_pages(compression: Compression, level: i32) -> Self {
-        match (compression, level) {
-            (Compression::Zstd, 0) => Self::of(compression, ZSTD_LEVEL_OF_PAGES),
-            _ => Self::of(compression, level),
-        }
+    pub(super) fn with(self, effort: Effort) -> Self {
+        let level = match (effort, self.codec, self.level) {
+            (Effort::None, ..) => {
+                return Self {
+                    codec: Codec::None,
+                    level: 0,
+                };
+            }
+            (Effort::Light, Codec::Zstd, 0) => ZSTD_LEVEL_OF_PAGES,
+            (Effort::Usual, Codec::Zstd, 0) => ZSTD_LEVEL,
+            (_, Codec::Gzip, 0) => GZIP_LEVEL,
+            (_, _, level) => level,
+        };
+        Self { level, ..self }
     }
 
     /// Compresses `raw` into one frame.
     pub fn compress(self, raw: &[u8]) -> Result<Vec<u8>> {
-        self.compress_into(Vec::new(), raw)
+        self.with(Effort::Usual).compress_into(Vec::new(), raw)
     }
 
     /// The same into `frame`, whose content is lost and whose room is used.
@@ -89,7 +106,9 @@ impl CodecSettings {
 
 /// The default level of zstd.
 const ZSTD_LEVEL: i32 = 3;
+/// Takes two thirds of the time of level 3.
 const ZSTD_LEVEL_OF_PAGES: i32 = 2;
+const GZIP_LEVEL: i32 = 6;
 
 /// What the default level does differently from the library's own level 3, found by measuring rows
 /// of Conductor's tables: a window over the whole part, and more and longer matches to choose from.

@@ -18,7 +18,7 @@ pub mod tree;
 mod verify;
 mod writer;
 
-pub use codec::{Codec, CodecSettings};
+pub use codec::{Codec, CodecSettings, Effort};
 pub use manifest::{
     ColumnList, ConfigSource, FORMAT, Header, LargeObjects, LeftOut, Manifest, Member,
     PhysicalArchive, PhysicalSource, PostgresSource, PostgresTable, Role, Source, SqliteSource,

@@ -3,7 +3,7 @@
 
 use super::buffers::Buffers;
 use super::manifest::{Header, Manifest, Member};
-use super::{Codec, CodecSettings, PARTIAL_SUFFIX, RowDigest, tape};
+use super::{Codec, CodecSettings, Effort, PARTIAL_SUFFIX, RowDigest, tape};
 use crate::adapters::storage::{NewFile, Sink, explain_write};
 use crate::error::{Context, Error, Result};
 use sha2::{Digest, Sha256};
@@ -29,8 +29,8 @@ pub struct NewMember {
     pub raw: Vec<u8>,
     /// The digest of its rows, if it holds rows.
     pub rows: Option<RowDigest>,
-    /// Whether to compress it. What a person should be able to read at once is stored as it is.
-    pub compressed: bool,
+    /// How much its compression may take.
+    pub effort: Effort,
 }
 
 /// Writes one archive. Cheap to clone; dropping the last clone before [`Writer::finish`] removes
@@ -162,14 +162,7 @@ impl Writer {
             .await
             .context(|| "the archive is closed")?;
         let tape = self.tape()?;
-        let settings = if member.compressed {
-            self.0.settings
-        } else {
-            CodecSettings {
-                codec: Codec::None,
-                level: 0,
-            }
-        };
+        let settings = self.0.settings.with(member.effort);
         let buffers = self.0.buffers.clone();
         tokio::task::spawn_blocking(move || {
             let message = match store(member, settings, &buffers) {

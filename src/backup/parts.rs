@@ -1,7 +1,7 @@
-//! A stream into the parts of an archive: every part but the last is full, so that their number
+//! A stream of files into the parts of an archive: every part but the last is full, so that their number
 //! depends on nothing but the stream's length.
 
-use crate::archive::{NewMember, Writer, part_path};
+use crate::archive::{Effort, NewMember, Writer, part_path};
 use crate::error::Result;
 
 /// One stream on its way into the archive.
@@ -55,7 +55,7 @@ impl<'a> Parts<'a> {
                 path,
                 raw,
                 rows: None,
-                compressed: true,
+                effort: Effort::Light,
             })
             .await
     }

@@ -8,7 +8,7 @@ use super::parts::Parts;
 use crate::adapters::postgres::Address;
 use crate::adapters::postgres::replication::{Piece, Position, Replication};
 use crate::archive::backup_manifest::{self, BackupManifest};
-use crate::archive::{NewMember, PhysicalArchive, PhysicalSource, Writer};
+use crate::archive::{Effort, NewMember, PhysicalArchive, PhysicalSource, Writer};
 use crate::error::{Error, Result};
 use crate::event::{Events, Unit};
 use crate::interrupt::Interrupt;
@@ -87,7 +87,7 @@ async fn take_all(
             path: source.manifest_path(),
             raw: manifest,
             rows: None,
-            compressed: true,
+            effort: Effort::Usual,
         })
         .await?;
     events.finished(step, format!("{files} files, {} bytes", source.size()));

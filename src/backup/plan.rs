@@ -106,11 +106,6 @@ pub fn plan(stack: &Stack, options: &BackupOptions, purpose: Purpose) -> Result<
     let compression = options.compression.unwrap_or(configured.compression);
     let wanted = options.jobs.unwrap_or(configured.jobs);
     let level = options.level.unwrap_or(configured.level);
-    let codec = if options.physical {
-        CodecSettings::of_pages(compression, level)
-    } else {
-        CodecSettings::of(compression, level)
-    };
     Ok(BackupPlan {
         stack: stack.name.clone(),
         started_at,
@@ -122,7 +117,7 @@ pub fn plan(stack: &Stack, options: &BackupOptions, purpose: Purpose) -> Result<
             Purpose::Backup if wanted == 0 => idle_processors(),
             _ => jobs(wanted),
         },
-        codec,
+        codec: CodecSettings::of(compression, level),
         verify_fully: options.verify_fully,
     })
 }

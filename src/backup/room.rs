@@ -5,12 +5,12 @@
 //! enough is warned of, and a disk that is full even so ends a backup without harm.
 
 use super::plan::{BackupPlan, PlannedSource};
+use crate::adapters::fs::folder_of;
 use crate::adapters::postgres::room::database_size;
 use crate::error::{Error, Result};
 use crate::event::Events;
 use crate::repository::Repository;
 use crate::stack::Stack;
-use std::path::Path;
 
 /// Left free besides, for what else is written meanwhile.
 const MARGIN: u64 = 16 << 20;
@@ -43,7 +43,7 @@ pub(super) async fn check(
             PlannedSource::Volume { .. } | PlannedSource::Config { .. } => 0,
         };
     }
-    let folder = plan.archive.parent().unwrap_or(Path::new("."));
+    let folder = folder_of(&plan.archive);
     let Some(free) = repository.free_space(&plan.archive)? else {
         return Ok(());
     };

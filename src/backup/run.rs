@@ -5,11 +5,12 @@ use super::sqlite::Snapshot;
 use super::volume::{Taken, Volumes};
 use super::{config_file, physical, postgres, restore_txt, room};
 use crate::adapters::docker::Engine;
-use crate::adapters::fs::{Lock, create_private_folder};
+use crate::adapters::fs::{Lock, create_private_folder, folder_of};
+use crate::adapters::postgres::Address;
 use crate::adapters::postgres::dump::Inside;
 use crate::archive::{
-    Archive, ConfigSource, Depth, FORMAT, Header, LeftOut, Manifest, NewMember, PhysicalSource,
-    Source, Verified, Writer, verify,
+    Archive, ConfigSource, Depth, Effort, FORMAT, Header, LeftOut, Manifest, NewMember,
+    PhysicalSource, Source, Verified, Writer, verify,
 };
 use crate::config::ProofKind;
 use crate::error::Result;
@@ -215,7 +216,7 @@ impl Target<'_> {
 
 /// Where there is room for the copy of a database: beside the archive, if that is on this host.
 fn scratch(stack: &Stack, plan: &BackupPlan) -> Result<PathBuf> {
-    let beside = plan.archive.parent().unwrap_or(Path::new("."));
+    let beside = folder_of(&plan.archive);
     let elsewhere = stack.repository_folder().is_none() && beside == stack.repository();
     let folder = if elsewhere {
         stack.folder.join("run")
@@ -333,13 +334,13 @@ async fn write_rows(
                     pg_dump: pg_dump(stack),
                     inside: inside(stack).await?,
                 };
-                let address = stack.database_address()?;
+                let address = database(stack).await?;
                 let taken = postgres::take(writer, &address, &options, events, interrupt).await?;
                 all.left_out.extend(taken.left_out);
                 Source::Postgres(Box::new(taken.source))
             }
             PlannedSource::Physical { .. } => {
-                let address = stack.database_address()?;
+                let address = database(stack).await?;
                 let volume = PhysicalSource::SERVER;
                 let source = physical::take(writer, &address, volume, events, interrupt).await?;
                 Source::Physical(source)
@@ -389,6 +390,15 @@ async fn images(stack: &Stack) -> Result<BTreeMap<String, String>> {
     Deployment::of(stack)?.images(&Engine::find().await?).await
 }
 
+/// The database on the shortest way.
+async fn database(stack: &Stack) -> Result<Address> {
+    if !stack.is_in_docker()? {
+        return stack.database_address();
+    }
+    let engine = Engine::find().await?;
+    Deployment::of(stack)?.database_without_proxy(&engine).await
+}
+
 /// The container that the database runs in, on tier 1.
 async fn inside(stack: &Stack) -> Result<Option<Inside>> {
     if !stack.is_in_docker()? {
@@ -414,7 +424,7 @@ async fn write_plain(writer: &Writer, path: &str, text: String) -> Result<()> {
         path: path.to_owned(),
         raw: text.into_bytes(),
         rows: None,
-        compressed: false,
+        effort: Effort::None,
     };
     writer.add(member).await
 }

@@ -40,7 +40,7 @@ pub use rekey::{Rekey, RekeyPlan, RekeyStep};
 
 use crate::adapters::bandwidth::{Bandwidth, Limited};
 use crate::adapters::bucket::{ObjectLock, Settings};
-use crate::adapters::fs::free_space;
+use crate::adapters::fs::{folder_of, free_space};
 use crate::adapters::storage::{NewFile, Sink, open_file};
 use crate::archive::{Archive, EXTENSION, PARTIAL_SUFFIX, SEALED_EXTENSION};
 use crate::config::{self, LockMode};
@@ -198,7 +198,7 @@ impl Repository {
         if self.name_of(place).is_some() {
             return self.shelf.free_space();
         }
-        free_space(place.parent().unwrap_or(Path::new("."))).map(Some)
+        free_space(folder_of(place)).map(Some)
     }
 
     /// Whether archives are encrypted from now on.

@@ -45,7 +45,7 @@ pub(super) async fn check(
         check_server(stack, volumes, database, events).await?;
     }
     let folder = stack.conductor_db();
-    let folder = folder.parent().unwrap_or(Path::new("."));
+    let folder = crate::adapters::fs::folder_of(&folder);
     let free = free_space(folder)?;
     if files + MARGIN <= free {
         return Ok((files, free));

@@ -1,7 +1,7 @@
 //! An `SQLite` source of an archive into a new file, checked row by row against the manifest.
 //! Making it the live one is not this module's business.
 
-use crate::adapters::fs::{create_private_file, create_private_folder, remove_if_there};
+use crate::adapters::fs::{create_private_file, create_private_folder, folder_of, remove_if_there};
 use crate::adapters::sqlite::{self, SIDECARS, sidecar};
 use crate::archive::{Archive, SqliteSource};
 use crate::backup::sqlite::digest_tables;
@@ -77,7 +77,7 @@ impl Work {
     }
 
     fn write(&self) -> Result<()> {
-        create_private_folder(self.place.parent().unwrap_or(Path::new(".")))?;
+        create_private_folder(folder_of(&self.place))?;
         let cannot = || format!("{} cannot be written", self.place.display());
         let mut file = create_private_file(&self.place)?;
         let total = Some(self.source.page_size * self.source.pages);

@@ -4,7 +4,7 @@
 use super::crash;
 use super::journal::{Journal, Old, Replacement};
 use crate::adapters::docker::Engine;
-use crate::adapters::fs::{create_private_folder, rename_durably, sync_folder};
+use crate::adapters::fs::{create_private_folder, folder_of, rename_durably, sync_folder};
 use crate::adapters::postgres::{Address, admin};
 use crate::adapters::sqlite::{SIDECARS, sidecar};
 use crate::error::{Error, ErrorKind, Result};
@@ -136,7 +136,7 @@ async fn move_new(stack: &Stack, replacement: &Replacement) -> Result<()> {
 /// The database first, then what belongs to it: without its database nobody opens a log, while a
 /// database without its log would look whole and lack its newest rows.
 fn move_old_file(live: &Path, kept: &Path) -> Result<Old> {
-    create_folder_durably(kept.parent().unwrap_or(Path::new(".")))?;
+    create_folder_durably(folder_of(kept))?;
     if live.exists() && kept.exists() {
         // Somebody made a new database after the old one had been moved away.
         return set_aside(live, kept).map(|()| Old::Kept);
@@ -165,7 +165,7 @@ fn move_new_file(beside: &Path, live: &Path, kept: &Path) -> Result<()> {
     if live.exists() {
         set_aside(live, kept)?;
     }
-    create_folder_durably(live.parent().unwrap_or(Path::new(".")))?;
+    create_folder_durably(folder_of(live))?;
     for suffix in SIDECARS {
         move_if_there(&sidecar(beside, suffix), &sidecar(live, suffix))?;
     }

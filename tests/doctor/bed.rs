@@ -320,7 +320,7 @@ pub fn archive(bed: &Bed, at: chrono::DateTime<chrono::Utc>, size: usize) -> Pat
                 path: "config/filler".into(),
                 raw,
                 rows: None,
-                compressed: false,
+                effort: k1ops::archive::Effort::None,
             })
             .await
             .unwrap();

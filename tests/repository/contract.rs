@@ -5,7 +5,9 @@ use crate::scratch::Scratch;
 use crate::servers::{MAKES, Make, Server};
 use crate::sftp::Sftp;
 use chrono::{DateTime, TimeDelta, Utc};
-use k1ops::archive::{CodecSettings, Depth, FORMAT, Header, Manifest, NewMember, Writer, verify};
+use k1ops::archive::{
+    CodecSettings, Depth, Effort, FORMAT, Header, Manifest, NewMember, Writer, verify,
+};
 use k1ops::config::{self, Compression, Keep, Overrides, ProofKind};
 use k1ops::error::{ErrorKind, Result};
 use k1ops::event::Events;
@@ -122,7 +124,7 @@ async fn fill(writer: &Writer, parts: u32) {
             path: format!("volumes/x/{number:06}.tar"),
             raw,
             rows: None,
-            compressed: true,
+            effort: Effort::Usual,
         };
         writer.add(member).await.unwrap();
     }

@@ -6,10 +6,11 @@
 use super::object_lock::ObjectLock;
 use super::sftp::Sftp;
 use super::ssh::Target;
-use super::streams::Streams;
+use super::streams::{Streamed, Streams};
 use super::webdav::WebDav;
 use crate::adapters::http;
 use crate::error::{Context, Error, Result};
+use backon::BackoffBuilder;
 use object_store::aws::{AmazonS3, AmazonS3Builder, Checksum};
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::client::{HttpClient, HttpConnector};
@@ -129,12 +130,20 @@ pub(super) fn connect(settings: &Settings) -> Result<Connected> {
                 &url,
                 login,
             ));
-            (server.clone(), Writes::Stream(server), None)
+            (
+                Arc::new(Streamed(server.clone())),
+                Writes::Stream(server),
+                None,
+            )
         }
         "sftp" => {
             let (target, root) = target(&url, &variables)?;
             let server = Arc::new(Sftp::new(target, root));
-            (server.clone(), Writes::Stream(server), None)
+            (
+                Arc::new(Streamed(server.clone())),
+                Writes::Stream(server),
+                None,
+            )
         }
         _ => {
             let google = Arc::new(plain.google(&bucket).build().context(cannot)?);
@@ -354,7 +363,7 @@ impl Options<'_> {
 
 /// A request that fails is tried again for a minute: long enough for a server that restarts, short
 /// enough for whoever waits.
-pub(super) fn retries() -> RetryConfig {
+fn retries() -> RetryConfig {
     RetryConfig {
         backoff: BackoffConfig {
             init_backoff: Duration::from_millis(200),
@@ -364,6 +373,16 @@ pub(super) fn retries() -> RetryConfig {
         max_retries: 8,
         retry_timeout: Duration::from_secs(60),
     }
+}
+
+/// The same for what is asked here rather than by a client of a store.
+pub(super) fn pauses() -> backon::ExponentialBackoff {
+    let patience = retries();
+    backon::ExponentialBuilder::default()
+        .with_min_delay(patience.backoff.init_backoff)
+        .with_max_delay(patience.backoff.max_backoff)
+        .with_max_times(patience.max_retries)
+        .build()
 }
 
 /// Hands out the house's own client, with its idea of TLS and of patience.

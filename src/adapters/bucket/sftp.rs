@@ -6,16 +6,15 @@
 //! size and time stand for one, and that a note is still the one that was seen is looked at just before.
 
 use super::ssh::{Target, generic};
-use super::streams::{Streams, beside, folders_above};
+use super::streams::{Streams, folders_above};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use chrono::{DateTime, Utc};
 use futures_util::stream::{BoxStream, StreamExt};
 use object_store::path::Path as Key;
 use object_store::{
-    Attributes, CopyOptions, Error, Extensions, GetOptions, GetRange, GetResult, GetResultPayload,
-    ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode, PutMultipartOptions, PutOptions,
-    PutPayload, PutResult, Result, UpdateVersion,
+    Attributes, Error, Extensions, GetOptions, GetRange, GetResult, GetResultPayload, ObjectMeta,
+    PutMode, PutPayload, Result,
 };
 use openssh_sftp_client::error::SftpErrorKind;
 use openssh_sftp_client::file::{File, TokioCompatFile};
@@ -44,12 +43,6 @@ pub(super) struct Sftp {
     /// Where keys begin: `/`, or empty for the folder of the user.
     root: &'static str,
     live: Arc<Mutex<Option<Arc<Session>>>>,
-}
-
-impl std::fmt::Display for Sftp {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(STORE)
-    }
 }
 
 impl Sftp {
@@ -110,38 +103,6 @@ impl Sftp {
             }
             answer => answer.map_err(|error| explained(key, error)),
         }
-    }
-
-    async fn look(&self, key: &Key) -> Result<ObjectMeta> {
-        let path = self.path(key);
-        let found = self
-            .ask_again(key, |session| {
-                let path = path.clone();
-                async move { session.fs().metadata(&path).await }
-            })
-            .await?;
-        match meta(key.clone(), &found) {
-            Some(meta) => Ok(meta),
-            None => Err(Error::NotFound {
-                path: key.to_string(),
-                source: "it is no file".into(),
-            }),
-        }
-    }
-
-    async fn put_beside(&self, key: &Key, payload: &PutPayload) -> Result<()> {
-        let pieces: Vec<Bytes> = payload.iter().cloned().collect();
-        self.send_stream(key, futures_util::stream::iter(pieces).boxed())
-            .await
-    }
-
-    async fn remove(&self, key: &Key) -> Result<()> {
-        let path = self.path(key);
-        self.ask_again(key, |session| {
-            let path = path.clone();
-            async move { session.fs().remove_file(&path).await }
-        })
-        .await
     }
 }
 
@@ -228,61 +189,49 @@ impl Streams for Sftp {
             source: "another has this name".into(),
         })
     }
-}
 
-#[async_trait]
-impl ObjectStore for Sftp {
-    async fn put_opts(
-        &self,
-        location: &Key,
-        payload: PutPayload,
-        options: PutOptions,
-    ) -> Result<PutResult> {
-        if let PutMode::Update(UpdateVersion { e_tag, .. }) = &options.mode
-            && self.look(location).await?.e_tag != *e_tag
-        {
-            return Err(Error::Precondition {
-                path: location.to_string(),
-                source: "it has changed".into(),
-            });
-        }
-        let beside = beside(location);
-        match self.put_beside(&beside, &payload).await {
-            Err(Error::NotFound { .. }) => {
-                self.make_folder(location).await?;
-                self.put_beside(&beside, &payload).await?;
-            }
-            other => other?,
-        }
-        if let Err(error) = self.put_in_place(&beside, location, &options.mode).await {
-            let _ = self.remove(&beside).await;
-            return Err(error);
-        }
-        Ok(PutResult {
-            e_tag: self.look(location).await?.e_tag,
-            version: None,
-            extensions: Extensions::default(),
+    async fn send_small(&self, key: &Key, payload: &PutPayload) -> Result<()> {
+        let pieces: Vec<Bytes> = payload.iter().cloned().collect();
+        self.send_stream(key, futures_util::stream::iter(pieces).boxed())
+            .await
+    }
+
+    async fn remove(&self, key: &Key) -> Result<()> {
+        let path = self.path(key);
+        self.ask_again(key, |session| {
+            let path = path.clone();
+            async move { session.fs().remove_file(&path).await }
         })
+        .await
     }
 
-    async fn put_multipart_opts(
-        &self,
-        _location: &Key,
-        _options: PutMultipartOptions,
-    ) -> Result<Box<dyn MultipartUpload>> {
-        Err(not_offered("uploads in parts"))
+    async fn look(&self, key: &Key) -> Result<ObjectMeta> {
+        let path = self.path(key);
+        let found = self
+            .ask_again(key, |session| {
+                let path = path.clone();
+                async move { session.fs().metadata(&path).await }
+            })
+            .await?;
+        match meta(key.clone(), &found) {
+            Some(meta) => Ok(meta),
+            None => Err(Error::NotFound {
+                path: key.to_string(),
+                source: "it is no file".into(),
+            }),
+        }
     }
 
-    async fn get_opts(&self, location: &Key, options: GetOptions) -> Result<GetResult> {
-        let found = self.look(location).await?;
+    async fn get(&self, key: &Key, options: GetOptions) -> Result<GetResult> {
+        let found = self.look(key).await?;
         options.check_preconditions(&found)?;
         let range = asked_for(options.range.as_ref(), found.size);
         let bytes = if options.head || range.is_empty() {
             Bytes::new()
         } else {
-            let path = self.path(location);
+            let path = self.path(key);
             let read = |session: Arc<Session>| read(session, path.clone(), range.clone());
-            self.ask_again(location, read).await?
+            self.ask_again(key, read).await?
         };
         Ok(GetResult {
             meta: found,
@@ -295,31 +244,9 @@ impl ObjectStore for Sftp {
         })
     }
 
-    fn delete_stream(
-        &self,
-        locations: BoxStream<'static, Result<Key>>,
-    ) -> BoxStream<'static, Result<Key>> {
-        let this = self.clone();
-        let remove = move |key: Result<Key>| {
-            let this = this.clone();
-            async move {
-                let key = key?;
-                this.remove(&key).await?;
-                Ok(key)
-            }
-        };
-        locations.then(remove).boxed()
-    }
-
-    fn list(&self, _prefix: Option<&Key>) -> BoxStream<'static, Result<ObjectMeta>> {
-        futures_util::stream::once(async { Err(not_offered("listing of everything below")) })
-            .boxed()
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&Key>) -> Result<ListResult> {
-        let folder = prefix.cloned().unwrap_or_default();
-        let path = self.path(&folder);
-        let listed = self.ask_again(&folder, |session| {
+    async fn files_in(&self, folder: &Key) -> Result<Vec<ObjectMeta>> {
+        let path = self.path(folder);
+        let listing = self.ask_again(folder, |session| {
             let path = path.clone();
             async move {
                 let mut entries = Box::pin(session.fs().open_dir(&path).await?.read_dir());
@@ -331,25 +258,11 @@ impl ObjectStore for Sftp {
                 Ok(found)
             }
         });
-        let entries = match listed.await {
-            Ok(entries) => entries,
-            // Nothing was ever written there.
-            Err(Error::NotFound { .. }) => Vec::new(),
-            Err(error) => return Err(error),
-        };
         let object = |(name, found): (PathBuf, MetaData)| {
             let key = folder.clone().join(name.to_str()?);
             meta(key, &found)
         };
-        Ok(ListResult {
-            common_prefixes: Vec::new(),
-            objects: entries.into_iter().filter_map(object).collect(),
-            extensions: Extensions::default(),
-        })
-    }
-
-    async fn copy_opts(&self, _from: &Key, _to: &Key, _options: CopyOptions) -> Result<()> {
-        Err(not_offered("copies on the server"))
+        Ok(listing.await?.into_iter().filter_map(object).collect())
     }
 }
 
@@ -434,12 +347,6 @@ fn explained(key: &Key, error: Failure) -> Error {
         },
         Failure::SftpError(_, said) => generic(format!("the server says: {said}")),
         error => generic(error),
-    }
-}
-
-fn not_offered(what: &str) -> Error {
-    Error::NotSupported {
-        source: format!("the server does not offer {what}").into(),
     }
 }
 

@@ -1,8 +1,7 @@
 //! A connection to an SFTP server, through the `ssh` of the host: its configuration, its agents, its known hosts
 //! and its way through other hosts are the user's own, and k1ops sees no key.
 
-use super::connect::retries;
-use backon::BackoffBuilder;
+use super::connect::pauses;
 use object_store::{Error, Result};
 use openssh_sftp_client::{Sftp as Session, SftpAuxiliaryData, SftpOptions};
 use std::path::PathBuf;
@@ -73,12 +72,7 @@ impl Target {
 
     /// Connects; for a while, if the server is not there.
     pub(super) async fn connect(&self) -> Result<Session> {
-        let patience = retries();
-        let mut pauses = backon::ExponentialBuilder::default()
-            .with_min_delay(patience.backoff.init_backoff)
-            .with_max_delay(patience.backoff.max_backoff)
-            .with_max_times(patience.max_retries)
-            .build();
+        let mut pauses = pauses();
         loop {
             let said = match self.connect_once().await {
                 Ok(session) => return Ok(session),

@@ -5,18 +5,16 @@
 //! there. That a file is still the one that was seen is asked for in an `If` header of the move; servers that
 //! pass over it are found out as those are that know no conditions.
 
-use super::connect::retries;
-use super::streams::{Streams, beside, folders_above};
+use super::connect::pauses;
+use super::streams::{Streams, folders_above, not_offered};
 use async_trait::async_trait;
-use backon::BackoffBuilder;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures_util::stream::{BoxStream, StreamExt, TryStreamExt};
 use object_store::path::Path as Key;
 use object_store::{
-    Attributes, CopyOptions, Error, Extensions, GetOptions, GetResult, GetResultPayload,
-    ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode, PutMultipartOptions, PutOptions,
-    PutPayload, PutResult, Result, UpdateVersion,
+    Attributes, Error, Extensions, GetOptions, GetResult, GetResultPayload, ObjectMeta, PutMode,
+    PutPayload, Result, UpdateVersion,
 };
 use reqwest::header::{
     CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, IF_MATCH, LAST_MODIFIED, RANGE,
@@ -49,12 +47,6 @@ pub(super) struct WebDav {
 impl std::fmt::Debug for WebDav {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "WebDav({})", self.server)
-    }
-}
-
-impl std::fmt::Display for WebDav {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(STORE)
     }
 }
 
@@ -99,12 +91,7 @@ impl WebDav {
 
     /// Sends something that may be sent again: for a while, if the server is not there or not well.
     async fn send(&self, key: &Key, request: RequestBuilder) -> Result<Response> {
-        let patience = retries();
-        let mut pauses = backon::ExponentialBuilder::default()
-            .with_min_delay(patience.backoff.init_backoff)
-            .with_max_delay(patience.backoff.max_backoff)
-            .with_max_times(patience.max_retries)
-            .build();
+        let mut pauses = pauses();
         loop {
             let again = request.try_clone();
             let sent = match again {
@@ -124,18 +111,6 @@ impl WebDav {
 
     async fn send_once(&self, key: &Key, request: RequestBuilder) -> Result<Response> {
         answer(key, request.send().await)
-    }
-
-    async fn put_beside(&self, key: &Key, payload: &PutPayload) -> Result<()> {
-        let body: Vec<u8> = payload.iter().flat_map(|bytes| bytes.to_vec()).collect();
-        let request = self.request("PUT", key).body(body);
-        self.send(key, request).await.map(|_| ())
-    }
-
-    async fn look(&self, key: &Key) -> Result<ObjectMeta> {
-        let found = self.send(key, self.request("HEAD", key)).await?;
-        let size = number(found.headers(), CONTENT_LENGTH.as_str()).unwrap_or_default();
-        Ok(meta(key, found.headers(), size))
     }
 }
 
@@ -185,71 +160,36 @@ impl Streams for WebDav {
         }
         Ok(())
     }
-}
 
-#[async_trait]
-impl ObjectStore for WebDav {
-    async fn put_opts(
-        &self,
-        location: &Key,
-        payload: PutPayload,
-        options: PutOptions,
-    ) -> Result<PutResult> {
-        if let PutMode::Update(UpdateVersion { e_tag, .. }) = &options.mode
-            && self.look(location).await?.e_tag != *e_tag
-        {
-            return Err(Error::Precondition {
-                path: location.to_string(),
-                source: "it has changed".into(),
-            });
-        }
-        let beside = beside(location);
-        match self.put_beside(&beside, &payload).await {
-            // The folder is not there yet: some servers say 404, some 409.
-            Err(Error::NotFound { .. } | Error::AlreadyExists { .. }) => {
-                self.make_folder(location).await?;
-                self.put_beside(&beside, &payload).await?;
-            }
-            other => other?,
-        }
-        if let Err(error) = self.put_in_place(&beside, location, &options.mode).await {
-            let _ = self
-                .send_once(&beside, self.request("DELETE", &beside))
-                .await;
-            return Err(error);
-        }
-        Ok(PutResult {
-            e_tag: self.look(location).await?.e_tag,
-            version: None,
-            extensions: Extensions::default(),
-        })
+    async fn send_small(&self, key: &Key, payload: &PutPayload) -> Result<()> {
+        let body: Vec<u8> = payload.iter().flat_map(|bytes| bytes.to_vec()).collect();
+        let request = self.request("PUT", key).body(body);
+        self.send(key, request).await.map(|_| ())
     }
 
-    async fn put_multipart_opts(
-        &self,
-        _location: &Key,
-        _options: PutMultipartOptions,
-    ) -> Result<Box<dyn MultipartUpload>> {
-        Err(not_offered("uploads in parts"))
+    async fn look(&self, key: &Key) -> Result<ObjectMeta> {
+        let found = self.send(key, self.request("HEAD", key)).await?;
+        let size = number(found.headers(), CONTENT_LENGTH.as_str()).unwrap_or_default();
+        Ok(meta(key, found.headers(), size))
     }
 
-    async fn get_opts(&self, location: &Key, options: GetOptions) -> Result<GetResult> {
+    async fn get(&self, key: &Key, options: GetOptions) -> Result<GetResult> {
         let method = if options.head { "HEAD" } else { "GET" };
-        let mut request = self.request(method, location);
+        let mut request = self.request(method, key);
         if let Some(range) = &options.range {
             request = request.header(RANGE, range.to_string());
         }
         if let Some(tag) = &options.if_match {
             request = request.header(IF_MATCH, tag);
         }
-        let found = self.send(location, request).await?;
+        let found = self.send(key, request).await?;
         if options.range.is_some() && found.status() != StatusCode::PARTIAL_CONTENT {
             return Err(not_offered("reading parts of a file"));
         }
         let length = number(found.headers(), CONTENT_LENGTH.as_str()).unwrap_or_default();
         let (start, size) = span(found.headers()).unwrap_or((0, length));
         Ok(GetResult {
-            meta: meta(location, found.headers(), size),
+            meta: meta(key, found.headers(), size),
             range: start..start + length,
             payload: GetResultPayload::Stream(found.bytes_stream().map_err(generic).boxed()),
             attributes: Attributes::default(),
@@ -257,49 +197,24 @@ impl ObjectStore for WebDav {
         })
     }
 
-    fn delete_stream(
-        &self,
-        locations: BoxStream<'static, Result<Key>>,
-    ) -> BoxStream<'static, Result<Key>> {
-        let this = self.clone();
-        let remove = move |key: Result<Key>| {
-            let this = this.clone();
-            async move {
-                let key = key?;
-                this.send(&key, this.request("DELETE", &key)).await?;
-                Ok(key)
-            }
-        };
-        locations.then(remove).boxed()
+    async fn remove(&self, key: &Key) -> Result<()> {
+        self.send(key, self.request("DELETE", key))
+            .await
+            .map(|_| ())
     }
 
-    fn list(&self, _prefix: Option<&Key>) -> BoxStream<'static, Result<ObjectMeta>> {
-        futures_util::stream::once(async { Err(not_offered("listing of everything below")) })
-            .boxed()
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&Key>) -> Result<ListResult> {
-        let folder = prefix.cloned().unwrap_or_default();
+    async fn files_in(&self, folder: &Key) -> Result<Vec<ObjectMeta>> {
         let request = self
-            .request("PROPFIND", &folder)
+            .request("PROPFIND", folder)
             .header("Depth", "1")
             .header(CONTENT_TYPE, "application/xml")
             .body(PROPERTIES);
-        let listed = match self.send(&folder, request).await {
-            Ok(listed) => listed.text().await.map_err(generic)?,
-            // Nothing was ever written there.
-            Err(Error::NotFound { .. }) => String::new(),
-            Err(error) => return Err(error),
-        };
-        Ok(ListResult {
-            common_prefixes: Vec::new(),
-            objects: files(&listed, &self.server, &folder)?,
-            extensions: Extensions::default(),
-        })
-    }
-
-    async fn copy_opts(&self, _from: &Key, _to: &Key, _options: CopyOptions) -> Result<()> {
-        Err(not_offered("copies on the server"))
+        let listing = self.send(folder, request).await?;
+        files(
+            &listing.text().await.map_err(generic)?,
+            &self.server,
+            folder,
+        )
     }
 }
 
@@ -337,9 +252,6 @@ struct Type {
 
 /// The files of a listing that are directly in `folder`.
 fn files(listing: &str, server: &Url, folder: &Key) -> Result<Vec<ObjectMeta>> {
-    if listing.is_empty() {
-        return Ok(Vec::new());
-    }
     let listing: Listing = quick_xml::de::from_str(listing).map_err(generic)?;
     let file = |entry: Entry| {
         let found = entry.found.into_iter().map(|found| found.prop);
@@ -424,12 +336,6 @@ fn answer(key: &Key, sent: reqwest::Result<Response>) -> Result<Response> {
     })
 }
 
-fn not_offered(what: &str) -> Error {
-    Error::NotSupported {
-        source: format!("the server does not offer {what}").into(),
-    }
-}
-
 fn generic(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
     Error::Generic {
         store: STORE,
@@ -470,6 +376,5 @@ mod tests {
                 "2026-11-27T23:45:54+00:00"
             );
         }
-        assert!(files("", &server, &folder).unwrap().is_empty());
     }
 }

@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use futures_util::{Stream, StreamExt};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -38,6 +39,8 @@ pub struct Container {
     pub out_of_memory: bool,
     /// Ports: `127.0.0.1:8080->8080/tcp`.
     pub ports: Vec<String>,
+    /// Its own addresses in the networks that it is in.
+    pub addresses: Vec<IpAddr>,
     /// Named volumes that are mounted, by their place in the container.
     pub volumes: BTreeMap<String, String>,
     /// The Compose project that it belongs to.
@@ -288,6 +291,7 @@ fn described(found: ContainerInspectResponse) -> Container {
         .map(|status| status.to_string())
         .unwrap_or_default();
     let ended = matches!(status.as_str(), "exited" | "dead");
+    let network = found.network_settings.unwrap_or_default();
     Container {
         name: found
             .name
@@ -309,7 +313,13 @@ fn described(found: ContainerInspectResponse) -> Container {
         restarts: found.restart_count.unwrap_or(0),
         exit_code: state.exit_code.filter(|_| ended),
         out_of_memory: state.oom_killed.unwrap_or(false),
-        ports: ports(found.network_settings.and_then(|settings| settings.ports)),
+        ports: ports(network.ports),
+        addresses: network
+            .networks
+            .unwrap_or_default()
+            .into_values()
+            .filter_map(|joined| joined.ip_address?.parse().ok())
+            .collect(),
         volumes: found
             .mounts
             .unwrap_or_default()

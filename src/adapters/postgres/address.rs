@@ -160,6 +160,9 @@ impl Address {
             ("PGAPPNAME", "k1ops".to_owned()),
             ("PGCONNECT_TIMEOUT", "10".to_owned()),
         ];
+        if let Some(numeric) = self.config.get_hostaddrs().first() {
+            variables.push(("PGHOSTADDR", numeric.to_string()));
+        }
         if let Some(password) = self.password() {
             variables.push(("PGPASSWORD", password));
         }

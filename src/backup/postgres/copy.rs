@@ -4,7 +4,7 @@ use super::catalog::Table;
 use super::pieces::{Piece, divide};
 use super::{Options, begin, failed, part_path};
 use crate::adapters::postgres::{Address, Session};
-use crate::archive::{NewMember, RowDigest, Writer};
+use crate::archive::{Effort, NewMember, RowDigest, Writer};
 use crate::error::{Context, Error, Result};
 use crate::event::{Events, Unit};
 use futures_util::{StreamExt, pin_mut};
@@ -142,7 +142,7 @@ impl Copying {
                 path,
                 raw,
                 rows: Some(digest),
-                compressed: true,
+                effort: Effort::Usual,
             })
             .await
     }

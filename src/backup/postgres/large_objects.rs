@@ -3,7 +3,7 @@
 
 use super::failed;
 use crate::adapters::postgres::Session;
-use crate::archive::{LargeObjects, NewMember, RowDigest, Writer};
+use crate::archive::{Effort, LargeObjects, NewMember, RowDigest, Writer};
 use crate::error::Result;
 
 /// Bytes of a large object in one statement.
@@ -91,7 +91,7 @@ impl Parts<'_> {
                 path,
                 raw,
                 rows: Some(digest),
-                compressed: true,
+                effort: Effort::Usual,
             })
             .await
     }

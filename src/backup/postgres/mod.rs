@@ -12,7 +12,7 @@ mod sequences;
 
 use crate::adapters::postgres::dump::{Inside, PgDump, Section};
 use crate::adapters::postgres::{Address, Session, quote_identifier, server_message};
-use crate::archive::{LeftOut, NewMember, PostgresSource, PostgresTable, Writer};
+use crate::archive::{Effort, LeftOut, NewMember, PostgresSource, PostgresTable, Writer};
 use crate::error::{Error, Result};
 use crate::event::Events;
 use crate::interrupt::Interrupt;
@@ -109,21 +109,39 @@ async fn take_all(
         writer,
         "postgres/roles.sql",
         catalog::roles_sql(&catalog.roles),
-        false,
+        Effort::None,
     )
     .await?;
-    add_text(writer, "postgres/schema-pre-data.sql", pre_data, true).await?;
+    add_text(
+        writer,
+        "postgres/schema-pre-data.sql",
+        pre_data,
+        Effort::Usual,
+    )
+    .await?;
     let large_objects = large_objects::copy(writer, &leader, &catalog.large_objects).await?;
     let sequences = sequences::read(&leader).await?;
-    add_text(writer, "postgres/sequences.sql", sequences.sql, true).await?;
-    add_text(writer, "postgres/schema-post-data.sql", post_data, true).await?;
+    add_text(
+        writer,
+        "postgres/sequences.sql",
+        sequences.sql,
+        Effort::Usual,
+    )
+    .await?;
+    add_text(
+        writer,
+        "postgres/schema-post-data.sql",
+        post_data,
+        Effort::Usual,
+    )
+    .await?;
 
     let tables = tables(&catalog.tables, &copied);
     add_text(
         writer,
         "postgres/load.tsv",
         load_list(&tables, writer),
-        true,
+        Effort::Usual,
     )
     .await?;
     leader
@@ -232,14 +250,14 @@ fn failed(doing: &str, error: &tokio_postgres::Error) -> Error {
     }
 }
 
-async fn add_text(writer: &Writer, path: &str, text: String, compressed: bool) -> Result<()> {
+async fn add_text(writer: &Writer, path: &str, text: String, effort: Effort) -> Result<()> {
     let raw = text.into_bytes();
     writer
         .add(NewMember {
             path: path.to_owned(),
             raw,
             rows: None,
-            compressed,
+            effort,
         })
         .await
 }

@@ -11,7 +11,7 @@ mod pages;
 pub use digest::{digest_tables, encode_row};
 
 use crate::adapters::sqlite;
-use crate::archive::{NewMember, SqliteSource, Writer};
+use crate::archive::{Effort, NewMember, SqliteSource, Writer};
 use crate::error::{Context, Result};
 use crate::event::{Events, Unit};
 use crate::interrupt::Interrupt;
@@ -124,7 +124,7 @@ impl Taker {
                 path,
                 raw,
                 rows: None,
-                compressed: true,
+                effort: Effort::Usual,
             }))?;
             parts += 1;
             let total = Some(page_size * count);

@@ -1,7 +1,7 @@
 //! Unpacks the tar streams into their folders, remembering everything that was made.
 
 use super::{Recovery, Restored, settle, tablespaces};
-use crate::adapters::fs::{rename_durably, sync_folder, write_atomically};
+use crate::adapters::fs::{folder_of, rename_durably, sync_folder, write_atomically};
 use crate::archive::{
     Archive, Entry, PartsReader, PgDataCheck, PhysicalArchive, PhysicalSource, walk,
 };
@@ -209,7 +209,7 @@ impl Unpacking {
             place: place.to_path_buf(),
             name: PathBuf::new(),
         });
-        own_like(place, place.parent().unwrap_or(Path::new(".")))
+        own_like(place, folder_of(place))
     }
 
     /// The server makes the links anew from its map when it starts; they are made here as well, so

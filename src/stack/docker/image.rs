@@ -172,7 +172,7 @@ pub async fn ensure_pulled(
 /// system can do that, else a copy.
 fn put_jar(jar: &Path, place: &Path) -> Result<()> {
     let cannot = || format!("{} cannot be put to {}", jar.display(), place.display());
-    let folder = place.parent().unwrap_or(Path::new("."));
+    let folder = crate::adapters::fs::folder_of(place);
     crate::adapters::fs::create_private_folder(folder)?;
     let partial = folder.join(".conductor-server.jar.partial");
     crate::adapters::fs::remove_if_there(&partial)?;

@@ -37,7 +37,7 @@ use super::jar::cache::Cache;
 use crate::adapters::compose::{Compose, Project};
 use crate::adapters::docker::{Container, Engine};
 use crate::adapters::fs;
-use crate::adapters::postgres::Address;
+use crate::adapters::postgres::{Address, Session};
 use crate::config::{Database, Profile, Secret};
 use crate::error::{Context, Error, Result};
 use crate::event::Events;
@@ -45,6 +45,7 @@ use crate::interrupt::Interrupt;
 use chrono::{TimeDelta, Utc};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// What this tier needs of the host, found and verified.
 #[derive(Debug)]
@@ -234,14 +235,43 @@ impl Deployment {
     #[must_use]
     pub fn database_url(&self) -> String {
         let port = self.settings.port(Service::Postgres).unwrap_or(5432);
-        let plain = format!("postgres://conductor@127.0.0.1:{port}/conductor");
-        match self.authority() {
-            Some(file) => {
-                let file = crate::adapters::postgres::url_encoded(&file.to_string_lossy());
-                format!("{plain}?sslmode=verify-full&sslrootcert={file}")
-            }
-            None => plain,
+        let mut url = format!("postgres://conductor@127.0.0.1:{port}/conductor");
+        if let Some(verified) = self.verified() {
+            url = format!("{url}?{verified}");
         }
+        url
+    }
+
+    /// The database at its container's own address, if this host gets there: on the way through the
+    /// published port the engine's proxy copies every byte once more, which takes a tenth of the time
+    /// of a backup. Not every engine's networks can be reached from here (rootless, a virtual
+    /// machine), so a login is tried.
+    pub async fn database_without_proxy(&self, engine: &Engine) -> Result<Address> {
+        const PATIENCE: Duration = Duration::from_secs(1);
+        let container = engine
+            .container(&self.names.container(Service::Postgres))
+            .await?;
+        let service = Service::Postgres.key();
+        for numeric in container.map(|found| found.addresses).unwrap_or_default() {
+            let mut url = format!("postgres://conductor@{service}/conductor?hostaddr={numeric}");
+            if let Some(verified) = self.verified() {
+                url = format!("{url}&{verified}");
+            }
+            let file = Secrets::postgres_file(&self.folder);
+            let address = Address::parse(&Secret::new(url), Some(&file))?;
+            let tried = tokio::time::timeout(PATIENCE, Session::open(&address)).await;
+            if matches!(tried, Ok(Ok(_))) {
+                return Ok(address);
+            }
+        }
+        self.database()
+    }
+
+    /// How a client verifies the database, as parameters of a URL; in production.
+    fn verified(&self) -> Option<String> {
+        let file = self.authority()?;
+        let file = crate::adapters::postgres::url_encoded(&file.to_string_lossy());
+        Some(format!("sslmode=verify-full&sslrootcert={file}"))
     }
 
     /// The certificate authority that `PostgreSQL` and Redis are verified with, in production.

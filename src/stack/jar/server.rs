@@ -210,7 +210,7 @@ impl Settings {
             ))
             .hint("Move the stack to a folder whose name has none."));
         }
-        fs::create_private_folder(path.parent().unwrap_or(Path::new(".")))?;
+        fs::create_private_folder(fs::folder_of(&path))?;
         Ok(Self {
             properties: properties::sqlite(&path),
             password: None,
