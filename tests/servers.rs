@@ -26,8 +26,6 @@ use std::time::{Duration, Instant};
 const TASKS: [&str; 3] = ["first", "second", "third"];
 
 const SETTINGS: &str = r#"
-[docker]
-servers = 2
 [server]
 heap = "512m"
 [agents.step]
@@ -66,7 +64,7 @@ fn is_long() -> bool {
 #[test]
 fn several_servers_carry_on_without_one_of_them() {
     let bench = Bench::with(SETTINGS);
-    let started = bench.json(&["start"], 0);
+    let started = bench.json(&["start", "--servers", "2"], 0);
     assert_eq!(started["health"]["state"], "up");
     two_stand_behind_a_balancer(&bench);
     define(&bench);

@@ -129,7 +129,6 @@ async fn found(which: &Which, engine: &Engine, stack: &Stack) -> Result<Vec<Cont
 
 /// Each line with the name of the container that it is from.
 fn named(name: &str, text: &str) -> String {
-    text.lines()
-        .map(|line| format!("{name} | {line}\n"))
-        .collect()
+    let lines = text.lines();
+    lines.fold(String::new(), |all, line| all + name + " | " + line + "\n")
 }

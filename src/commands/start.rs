@@ -54,7 +54,12 @@ pub(super) async fn run(args: &StartArgs, context: &Context) -> Result<ExitCode>
     let mut stack = context.stack()?;
     stack.config.docker.elasticsearch |= args.with_elasticsearch;
     if let Some(servers) = args.servers {
-        stack.config.docker.servers = servers;
+        let configured = std::mem::replace(&mut stack.config.docker.servers, servers);
+        if ![0, servers].contains(&configured) {
+            context.events().warning(format!(
+                "docker.servers is {configured}: the next start without --servers goes back to that"
+            ));
+        }
     }
     let options = StartOptions {
         wait: args.wait,

@@ -5,11 +5,14 @@ use super::balancer::Balancer;
 use super::services::Services;
 use super::wait::{Patience, until_healthy};
 use super::{Service, Settings};
+use crate::adapters::compose::Compose;
 use crate::adapters::docker::Container;
 use crate::adapters::postgres::{Session, server_message};
 use crate::config::Config;
 use crate::error::{Error, Result};
 
+/// Learnt to take a port away that another file gives.
+const COMPOSE: (u32, u32, u32) = (2, 24, 4);
 /// More than this many have no room in the connections that `PostgreSQL` gives by default.
 pub const MOST: u8 = 8;
 /// Connections for everybody else: backups, questions, the write-ahead log.
@@ -47,6 +50,17 @@ pub(super) fn is_current(settings: &Settings, volume: &str, container: &Containe
         && container.host_port(Service::Server.inner_port()) == port
         && container.volumes.values().any(|v| v == volume)
         && settings.is_told_to(Service::Server, &container.environment)
+}
+
+/// Fails if this Compose cannot read what describes several servers.
+pub(super) fn check_compose(settings: &Settings, compose: &Compose) -> Result<()> {
+    if settings.servers() == 1 || compose.is_at_least(COMPOSE) {
+        return Ok(());
+    }
+    Err(
+        Error::usage(format!("{} cannot run several servers", compose.name()))
+            .hint("Install Compose 2.24.4 or later, or start with --servers 1."),
+    )
 }
 
 impl Services<'_> {
@@ -112,7 +126,11 @@ impl Services<'_> {
     pub(super) async fn roll(&self, patience: Patience) -> Result<()> {
         let count = self.deployment.settings.servers();
         let servers = self.servers().await?;
-        if count < 2 || !servers.iter().any(Container::is_running) {
+        let balancer = self.deployment.container(self.engine, Service::Balancer);
+        let stands_before = balancer
+            .await?
+            .is_some_and(|balancer| balancer.is_running());
+        if count < 2 || !stands_before || !servers.iter().any(Container::is_running) {
             return Err(Error::usage(
                 "servers are started anew one by one where several run, and here they do not",
             )

@@ -3,7 +3,7 @@
 use super::image::ensure_pulled;
 use super::journal::Journal;
 use super::secrets::open_to_mapped_users;
-use super::servers::is_current;
+use super::servers::{self, is_current};
 use super::services::{Services, said};
 use super::undo::Before;
 use super::wait::Patience;
@@ -144,9 +144,9 @@ impl Run<'_> {
         let settings = &self.deployment.settings;
         let logs = self.deployment.volume(Service::Server);
         let is_current = |s: &ServiceStatus| is_current(settings, &logs, &s.container);
-        let servers = settings.servers();
+        let count = settings.servers();
         let right =
-            status.servers().all(is_current) && status.servers().count() == usize::from(servers);
+            status.servers().all(is_current) && status.servers().count() == usize::from(count);
         let front = status.services.iter().any(|s| {
             s.service == settings.front().key()
                 && s.container.host_port(settings.front().inner_port())
@@ -174,7 +174,7 @@ impl Run<'_> {
             && volumes
             && told
             && status.is_healthy()
-            && (servers == 1 || self.services().balancer().uses(servers).await?))
+            && (count == 1 || self.services().balancer().uses(count).await?))
     }
 
     /// What came of it, for whoever asked.
@@ -197,6 +197,7 @@ impl Run<'_> {
     /// Checks what can be checked and makes the images, while nothing of the stack is touched yet.
     async fn get_ready(&self) -> Result<()> {
         let engine = &self.ready.engine;
+        servers::check_compose(&self.deployment.settings, &self.ready.compose)?;
         preflight::check_names(engine, &self.deployment).await?;
         preflight::check_ports(engine, &self.deployment).await?;
         let settings = &self.deployment.settings;
