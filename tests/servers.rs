@@ -35,19 +35,21 @@ shell = 'echo "$K1_WORKFLOW_ID $K1_TASK_ID" >> "$K1_TEST_LINES"'
 /// How much is done.
 struct Load {
     workflows: u64,
+    /// The time over which they are started, and in which servers are killed.
+    time: Duration,
     kills: u64,
+    /// The shortest time between two kills.
     every: Duration,
-    /// Kill a server also while the other one is not back yet.
-    is_merciless: bool,
 }
 
 impl Load {
     fn asked_for() -> Self {
+        let seconds = |name: &str, usual| Duration::from_secs(number(name).unwrap_or(usual));
         Self {
             workflows: number("WORKFLOWS").unwrap_or(60),
+            time: seconds("SECONDS", 30),
             kills: number("KILLS").unwrap_or(2),
-            every: Duration::from_secs(number("EVERY").unwrap_or(12)),
-            is_merciless: is_long(),
+            every: seconds("EVERY", 10),
         }
     }
 }
@@ -71,6 +73,9 @@ fn several_servers_carry_on_without_one_of_them() {
     define_workflow(&bench);
     let worker = Worker::of(&bench);
     servers_die(&bench, &Load::asked_for());
+    if is_long() {
+        all_servers_die(&bench);
+    }
     worker.stop();
     anew_one_by_one(&bench);
     if is_long() {
@@ -253,33 +258,65 @@ fn servers_die(bench: &Bench, load: &Load) {
     let begun = Instant::now();
     let reader = Reader::of(bench);
     let starter = Starter::of(bench, load);
-    for number in 0..load.kills {
-        std::thread::sleep(load.every);
-        let all = servers(bench);
-        let victim = &all[usize::try_from(number).unwrap() % all.len()];
-        if !load.is_merciless {
-            all.iter().for_each(|name| until_healthy(name));
-        }
-        kill(victim);
-    }
+    let kills = kill_one_after_the_other(bench, load);
     let ids = starter.thread.join().unwrap();
     all_end(bench, &ids, Duration::from_secs(300));
     let took = begun.elapsed().as_secs_f64();
     let (unanswered, answered, longest) = reader.stop();
-    for server in servers(bench) {
-        until_healthy(&server);
-    }
     eprintln!(
-        "{} workflows, {} kills, {took:.0} s; of {} reads {unanswered} unanswered, \
+        "{} workflows, {kills} kills, {took:.0} s; of {} reads {unanswered} unanswered, \
          at most {longest:.1} s between two answers",
         load.workflows,
-        load.kills,
         unanswered + answered,
     );
+    assert!(kills > 0);
     each_was_done_once(bench, load.workflows);
-    if !load.is_merciless {
-        assert_eq!(unanswered, 0, "a server was there all the time");
+    assert_eq!(unanswered, 0, "a server was there all the time");
+}
+
+/// In turn, and none while another one is not back yet.
+fn kill_one_after_the_other(bench: &Bench, load: &Load) -> u64 {
+    let begun = Instant::now();
+    let mut kills = 0;
+    while kills < load.kills {
+        std::thread::sleep(load.every);
+        let all = servers(bench);
+        all.iter().for_each(|name| until_healthy(name));
+        // The first one is killed however slow the host is.
+        if kills > 0 && number("SECONDS").is_some() && begun.elapsed() > load.time {
+            break;
+        }
+        kill(&all[usize::try_from(kills).unwrap() % all.len()]);
+        kills += 1;
     }
+    kills
+}
+
+/// Nobody is there for a while, and what was begun comes to its end all the same.
+fn all_servers_die(bench: &Bench) {
+    let load = Load {
+        workflows: 20,
+        time: Duration::from_secs(10),
+        ..Load::asked_for()
+    };
+    let before = number_of_runs(bench);
+    let starter = Starter::named(bench, &load, "both");
+    std::thread::sleep(load.time / 2);
+    servers(bench).iter().for_each(|name| kill(name));
+    let ids = starter.thread.join().unwrap();
+    all_end(bench, &ids, Duration::from_secs(300));
+    eprintln!(
+        "both killed at once: {} workflows, {} runs of agents",
+        ids.len(),
+        number_of_runs(bench) - before
+    );
+    assert_eq!(number_of_runs(bench) - before, ids.len() * TASKS.len());
+    servers(bench).iter().for_each(|name| until_healthy(name));
+}
+
+fn number_of_runs(bench: &Bench) -> usize {
+    let lines = std::fs::read_to_string(bench.folder.path().join("lines")).unwrap();
+    lines.lines().count()
 }
 
 /// Starts workflows, spread over the time in which servers are killed.
@@ -289,15 +326,18 @@ struct Starter {
 
 impl Starter {
     fn of(bench: &Bench, load: &Load) -> Self {
+        Self::named(bench, load, "run")
+    }
+
+    fn named(bench: &Bench, load: &Load, run: &'static str) -> Self {
         let client = Client::new(bench.url("")).unwrap();
         let count = load.workflows;
-        let all = load.every * u32::try_from(load.kills).unwrap();
-        let pause = all / u32::try_from(count).unwrap();
+        let pause = load.time / u32::try_from(count).unwrap();
         let thread = std::thread::spawn(move || {
             runtime().block_on(async {
                 let (mut ids, nothing) = (Vec::new(), Map::new());
                 for number in 0..count {
-                    let name = format!("run-{number}");
+                    let name = format!("{run}-{number}");
                     let started = client.start_workflow_once("chain", 1, &name, &nothing);
                     ids.push(started.await.unwrap());
                     tokio::time::sleep(pause).await;
@@ -344,7 +384,7 @@ fn until_healthy(container: &str) {
 
 fn all_end(bench: &Bench, ids: &[String], limit: Duration) {
     let begun = Instant::now();
-    let open = "SELECT count(*) FROM workflow WHERE correlation_id LIKE 'run-%'
+    let open = "SELECT count(*) FROM workflow WHERE (correlation_id LIKE 'run-%' OR correlation_id LIKE 'both-%')
         AND json_data::jsonb ->> 'status' = 'RUNNING'";
     while sql(bench, open) != "0" {
         assert!(
