@@ -5,7 +5,15 @@
 set -euo pipefail
 
 config=${CONDUCTOR_CONFIG_FILE:-/run/secrets/conductor.properties}
-log=/app/logs/conductor-server.log
+
+# Several servers share the log volume: each takes the first name that no other holds, until it ends.
+for number in '' -2 -3 -4 -5 -6 -7 -8; do
+  name=conductor-server$number
+  exec {held}>"/app/logs/.$name.lock"
+  if flock -n "$held"; then break; fi
+  exec {held}>&-
+done
+log=/app/logs/$name.log
 
 say() { printf '%s startup: %s\n' "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$*" | tee -a "$log"; }
 
@@ -104,4 +112,4 @@ fi
 if [ -n "$authority" ]; then trust_authority; fi
 say "starting Conductor"
 cd /app
-exec java "${flags[@]}" -jar /app/conductor-server.jar --logging.config=file:/app/bin/log4j2.xml
+exec java "${flags[@]}" "-Dconductor.log=$name" -jar /app/conductor-server.jar --logging.config=file:/app/bin/log4j2.xml

@@ -9,16 +9,18 @@ K1OPS_TESTBED_RECIPES="$K1OPS_ROOT/scripts/testbed.d"
 declare -A OFFICIAL_IMAGE=(
     [postgres]=postgres:15-alpine
     [redis]=redis:7-alpine
+    [haproxy]=haproxy:3.0-alpine
     [java]=eclipse-temurin:21-jre
     [elasticsearch]=docker.elastic.co/elasticsearch/elasticsearch:7.17.15
 )
 declare -A STAND_IN=(
     [postgres]=$K1OPS_TESTBED_PREFIX/postgres:15
     [redis]=$K1OPS_TESTBED_PREFIX/redis:7
+    [haproxy]=$K1OPS_TESTBED_PREFIX/haproxy:2.6
     [java]=$K1OPS_TESTBED_PREFIX/java:21
     [elasticsearch]=$K1OPS_TESTBED_PREFIX/elasticsearch:7.17.15
 )
-TESTBED_PARTS=(postgres redis java elasticsearch)
+TESTBED_PARTS=(postgres redis haproxy java elasticsearch)
 
 # A registry that did not answer once is not asked again in this run.
 REGISTRY_ANSWERS=

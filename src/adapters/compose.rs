@@ -76,6 +76,12 @@ impl Compose {
         format!("Compose {}", self.version)
     }
 
+    /// Whether it is of this version or a later one.
+    #[must_use]
+    pub fn is_at_least(&self, version: (u32, u32, u32)) -> bool {
+        numbers(&self.version) >= version
+    }
+
     /// Runs `compose ARGS` on `project` and hands every line it prints to `on_line`. Fails with its
     /// last lines if it fails, and stops it if it takes longer than `limit` or is dropped.
     pub async fn run(
@@ -182,8 +188,18 @@ async fn version_of(command: &[String]) -> Option<String> {
 }
 
 fn number(version: &str) -> (u32, u32) {
-    let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));
-    (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
+    let (major, minor, _) = numbers(version);
+    (major, minor)
+}
+
+/// The three numbers of a version; distributions add words to the last.
+fn numbers(version: &str) -> (u32, u32, u32) {
+    let mut parts = version.split('.').map(|part| {
+        let end = part.find(|c: char| !c.is_ascii_digit());
+        part[..end.unwrap_or(part.len())].parse().unwrap_or(0)
+    });
+    let mut next = || parts.next().unwrap_or(0);
+    (next(), next(), next())
 }
 
 async fn watch(

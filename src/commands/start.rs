@@ -41,12 +41,26 @@ pub struct StartArgs {
     /// Run Elasticsearch as well (tier 1)
     #[arg(long)]
     with_elasticsearch: bool,
+    /// Run this many Conductor servers behind a balancer (tier 1); later starts keep the number
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=8))]
+    servers: Option<u8>,
+    /// Start several servers that run anew, one by one, so that no request fails (tier 1)
+    #[arg(long, conflicts_with_all = ["servers", "pull"])]
+    rolling: bool,
 }
 
 /// Starts the stack.
 pub(super) async fn run(args: &StartArgs, context: &Context) -> Result<ExitCode> {
     let mut stack = context.stack()?;
     stack.config.docker.elasticsearch |= args.with_elasticsearch;
+    if let Some(servers) = args.servers {
+        let configured = std::mem::replace(&mut stack.config.docker.servers, servers);
+        if ![0, servers].contains(&configured) {
+            context.events().warning(format!(
+                "docker.servers is {configured}: the next start without --servers goes back to that"
+            ));
+        }
+    }
     let options = StartOptions {
         wait: args.wait,
         health_timeout: args.health_timeout.map(Duration::from_secs),
@@ -56,6 +70,7 @@ pub(super) async fn run(args: &StartArgs, context: &Context) -> Result<ExitCode>
             Prepare::InBackground
         },
         pull: args.pull,
+        rolling: args.rolling,
     };
     let (events, interrupt) = (context.events(), &context.interrupt);
     // A server must never see a database that is half replaced.

@@ -40,6 +40,25 @@ impl Client {
             .await
     }
 
+    /// The same; `None` where no server answers, or a balancer says that its server did not. Whether it
+    /// was done is then not known.
+    pub(super) async fn post_if_heard(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<Option<String>> {
+        let sent = self.http.post(self.url(path)).json(body).send().await;
+        let Ok(answer) = sent else { return Ok(None) };
+        let status = answer.status();
+        let Ok(text) = answer.text().await else {
+            return Ok(None);
+        };
+        if (502..=504).contains(&status.as_u16()) {
+            return Ok(None);
+        }
+        self.accepted(path, status, text).map(Some)
+    }
+
     /// PUT `body` to `path`; answers the text of the response.
     pub async fn put(&self, path: &str, body: &impl Serialize) -> Result<String> {
         self.send(self.http.put(self.url(path)).json(body), path)
@@ -101,6 +120,10 @@ impl Client {
         let answer = request.send().await.context(cannot)?;
         let status = answer.status();
         let text = answer.text().await.context(cannot)?;
+        self.accepted(path, status, text)
+    }
+
+    fn accepted(&self, path: &str, status: reqwest::StatusCode, text: String) -> Result<String> {
         if status.is_success() {
             return Ok(text);
         }

@@ -63,6 +63,15 @@ pub fn postgres(jdbc_url: &str, user: &str) -> Properties {
     ])
 }
 
+/// What is different for a server that is one of several on one database.
+pub const ONE_OF_SEVERAL: [(&str, &str); 3] = [
+    // A server that is told to stop finishes the requests that it has.
+    ("server.shutdown", "graceful"),
+    ("spring.lifecycle.timeout-per-shutdown-phase", "20s"),
+    // Each keeps task definitions for so long: what one was told, the others know after that.
+    ("conductor.postgres.task-def-cache-refresh-interval", "5s"),
+];
+
 fn properties(pairs: &[(&str, &str)]) -> Properties {
     pairs
         .iter()

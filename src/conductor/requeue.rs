@@ -74,7 +74,7 @@ pub async fn requeue(client: &Client, events: &Events, interrupt: &Interrupt) ->
 }
 
 /// Whether the workflow was missing from the queue and is there again.
-async fn put_back(client: &Client, id: &str) -> Result<bool> {
+pub(super) async fn put_back(client: &Client, id: &str) -> Result<bool> {
     let path = Client::path(&["admin", "sweep", "requeue", id], &[])?;
     let answer = client.post(&path, &serde_json::Map::new()).await?;
     // `true.ID` or `false.ID`.

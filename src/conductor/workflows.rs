@@ -5,9 +5,15 @@ use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 /// The most ids that one search is asked for. Servers refuse more than 5000.
 const PAGE: u64 = 1000;
+
+/// How long a server may be away while a workflow is started.
+const AWAY: Duration = Duration::from_secs(120);
+/// The pause before it is asked again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Where a workflow stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -134,6 +140,51 @@ impl Client {
             )));
         }
         Ok(id)
+    }
+
+    /// The same, once and no more, also if a server dies over it: a lost answer does not tell whether
+    /// there is a workflow now, so it is looked for by its `correlation_id`, which must be its own.
+    pub async fn start_workflow_once(
+        &self,
+        name: &str,
+        version: u32,
+        correlation_id: &str,
+        input: &Map<String, Value>,
+    ) -> Result<String> {
+        let number = version.to_string();
+        let query = [
+            ("version", number.as_str()),
+            ("correlationId", correlation_id),
+        ];
+        let path = Self::path(&["workflow", name], &query)?;
+        let begun = Instant::now();
+        loop {
+            if let Some(id) = self.post_if_heard(&path, input).await? {
+                return Ok(id.trim().to_owned());
+            }
+            let found = loop {
+                tokio::time::sleep(AGAIN).await;
+                match self.correlated(name, correlation_id).await {
+                    Ok(found) => break found,
+                    Err(error) if begun.elapsed() > AWAY => return Err(error),
+                    Err(error) => tracing::info!(%error, "whether it was started is not known yet"),
+                }
+            };
+            if let Some(id) = found {
+                // It may have been made and not have got its place in the queue.
+                super::requeue::put_back(self, &id).await?;
+                self.decide_workflow(&id).await?;
+                return Ok(id);
+            }
+        }
+    }
+
+    /// The workflow of this definition with this correlation id, if there is one.
+    async fn correlated(&self, name: &str, correlation_id: &str) -> Result<Option<String>> {
+        let query = [("includeClosed", "true"), ("includeTasks", "false")];
+        let path = Self::path(&["workflow", name, "correlated", correlation_id], &query)?;
+        let found: Vec<Workflow> = self.get(&path).await?;
+        Ok(found.into_iter().next().map(|found| found.workflow_id))
     }
 
     /// The workflow with this id, and its tasks.

@@ -161,6 +161,10 @@ pub struct Docker {
     pub java_image: String,
     /// Run Elasticsearch as well.
     pub elasticsearch: bool,
+    /// Conductor servers; 0: as many as there are, and one at first.
+    pub servers: u8,
+    /// The image of the balancer before several servers (`HAProxy`).
+    pub balancer_image: String,
     /// The Compose command, such as `docker-compose`; empty: `docker compose`, else that one.
     pub compose: String,
     /// A certificate of the user's own (production).
@@ -422,6 +426,8 @@ impl Default for Docker {
             elasticsearch_image: "docker.elastic.co/elasticsearch/elasticsearch:7.17.15".to_owned(),
             java_image: "eclipse-temurin:21-jre".to_owned(),
             elasticsearch: false,
+            servers: 0,
+            balancer_image: "haproxy:3.0-alpine".to_owned(),
             compose: String::new(),
             tls: GivenTls::default(),
         }

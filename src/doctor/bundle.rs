@@ -290,13 +290,12 @@ async fn container_logs(patient: &Patient, engine: &Engine) -> Vec<Member> {
     };
     let mut logs = Vec::new();
     for service in Service::ALL {
-        if let Ok(Some(container)) = deployment.container(engine, service).await
-            && let Ok(words) = engine.last_words(&container.name, LINES).await
-        {
-            logs.push((
-                format!("docker/logs/{}.log", container.name),
-                words.join("\n"),
-            ));
+        let containers = deployment.containers(engine, service).await;
+        for container in containers.unwrap_or_default() {
+            if let Ok(words) = engine.last_words(&container.name, LINES).await {
+                let name = format!("docker/logs/{}.log", container.name);
+                logs.push((name, words.join("\n")));
+            }
         }
     }
     logs

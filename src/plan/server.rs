@@ -41,7 +41,7 @@ pub async fn start(
 ) -> Result<String> {
     let correlation = Uuid::new_v4().to_string();
     let id = client
-        .start_workflow(&plan.name, plan.version, &correlation, input)
+        .start_workflow_once(&plan.name, plan.version, &correlation, input)
         .await?;
     recorder.workflow(&id, &Source::plan(&plan.name)).await?;
     Ok(id)

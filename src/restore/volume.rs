@@ -391,11 +391,10 @@ pub(super) async fn remove(stack: &Stack, service: Service, volume: &str) -> Res
         return Err(Error::refused(format!("volume {volume} is the live one"))
             .hint("Nothing was removed. Look at K1_*_VOLUME in .conductor/docker/.env."));
     }
-    if let Some(container) = deployment.container(&engine, service).await?
-        && !container.is_running()
-        && container.volumes.values().any(|name| name == volume)
-    {
-        engine.remove_container(&container.name).await?;
+    for container in deployment.containers(&engine, service).await? {
+        if !container.is_running() && container.volumes.values().any(|name| name == volume) {
+            engine.remove_container(&container.name).await?;
+        }
     }
     engine.remove_volume(volume).await
 }

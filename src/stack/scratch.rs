@@ -44,6 +44,8 @@ impl ScratchStack {
             .path()
             .file_name()
             .map_or_else(String::new, |name| name.to_string_lossy().to_lowercase());
+        // One shows what is to be seen.
+        config.docker.servers = 1;
         config.ports = free_ports()?;
         config.repository = Repository::default();
         config.database = Database {

@@ -21,6 +21,8 @@ pub struct StartOptions {
     pub health_timeout: Option<Duration>,
     /// Fetch the images anew (tier 1).
     pub pull: bool,
+    /// Start several servers that run anew, one by one (tier 1).
+    pub rolling: bool,
     /// Whether later starts are prepared to be fast (tier 2; tier 1 always is).
     pub prepare: Prepare,
 }
@@ -43,6 +45,7 @@ impl Default for StartOptions {
             health_timeout: None,
             prepare: Prepare::InBackground,
             pull: false,
+            rolling: false,
         }
     }
 }
@@ -146,12 +149,7 @@ impl StartReport {
             conductor_version: stack.config.server.version.clone(),
             java_version: None,
             mode: None,
-            containers: deployment
-                .settings
-                .services()
-                .into_iter()
-                .map(|service| deployment.names.container(service))
-                .collect(),
+            containers: started.containers.clone(),
             store: Store::Postgres {
                 url: deployment.database_url(),
             },
@@ -321,6 +319,7 @@ async fn start_on(
                 wait: options.wait,
                 health_timeout: options.health_timeout,
                 pull: options.pull,
+                rolling: options.rolling,
             };
             let starting = docker::start(stack, &ready, options, events, interrupt);
             let started = Box::pin(starting).await.map_err(failed)?;
@@ -328,6 +327,7 @@ async fn start_on(
             Ok((report, None))
         }
         Tier::Jar => {
+            only_one_server(stack, options, events).map_err(unprepared)?;
             let ready = jar::prepare(stack, events, interrupt)
                 .await
                 .map_err(unprepared)?;
@@ -338,6 +338,23 @@ async fn start_on(
         }
         Tier::Direct => Ok((StartReport::direct(stack), None)),
     }
+}
+
+/// The JAR tier runs one server, and says so where more were asked for.
+fn only_one_server(stack: &Stack, options: &StartOptions, events: &Events) -> Result<()> {
+    if options.rolling {
+        return Err(Error::usage(
+            "one server runs in tier 2, which cannot be started anew one by one",
+        )
+        .hint("Several servers take tier 1: k1ops start --tier docker --servers 2"));
+    }
+    if stack.config.docker.servers > 1 {
+        events.warning(format!(
+            "{} servers are configured, and tier 2 runs one",
+            stack.config.docker.servers
+        ));
+    }
+    Ok(())
 }
 
 /// Says why a tier is passed over, and loudly if that leaves data behind.

@@ -7,8 +7,7 @@ use bollard::query_parameters as query;
 use chrono::{DateTime, Utc};
 use futures_util::{Stream, StreamExt};
 use serde::Serialize;
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -39,8 +38,6 @@ pub struct Container {
     pub out_of_memory: bool,
     /// Ports: `127.0.0.1:8080->8080/tcp`.
     pub ports: Vec<String>,
-    /// Its own addresses in the networks that it is in.
-    pub addresses: Vec<IpAddr>,
     /// Named volumes that are mounted, by their place in the container.
     pub volumes: BTreeMap<String, String>,
     /// The Compose project that it belongs to.
@@ -49,6 +46,9 @@ pub struct Container {
     pub project_folder: Option<PathBuf>,
     /// The engine's own error, if it could not start it.
     pub error: Option<String>,
+    /// Its addresses in the engine's networks.
+    #[serde(skip)]
+    pub addresses: Vec<String>,
     /// Its environment, which is shown to nobody.
     #[serde(skip)]
     pub environment: BTreeMap<String, String>,
@@ -106,6 +106,31 @@ impl Engine {
             .inspect_container(name, None::<query::InspectContainerOptions>);
         let what = format!("inspect container {name}");
         Ok(self.ask_maybe(&what, request).await?.map(described))
+    }
+
+    /// The containers of a service of a Compose project, running or not.
+    pub async fn containers_of(&self, project: &str, service: &str) -> Result<Vec<Container>> {
+        let label = |name: &str, value: &str| format!("com.docker.compose.{name}={value}");
+        // Compose's own one-off runs are not of the service.
+        let labels = vec![
+            label("project", project),
+            label("service", service),
+            label("oneoff", "False"),
+        ];
+        let options = query::ListContainersOptionsBuilder::default()
+            .all(true)
+            .filters(&HashMap::from([("label".to_owned(), labels)]))
+            .build();
+        let what = format!("list the containers of {service}");
+        let listed = self
+            .ask(&what, self.docker.list_containers(Some(options)))
+            .await?;
+        let mut found = Vec::new();
+        for id in listed.into_iter().filter_map(|one| one.id) {
+            // It may have gone since.
+            found.extend(self.container(&id).await?);
+        }
+        Ok(found)
     }
 
     /// Its memory and CPU, measured over about a second.
@@ -313,13 +338,13 @@ fn described(found: ContainerInspectResponse) -> Container {
         restarts: found.restart_count.unwrap_or(0),
         exit_code: state.exit_code.filter(|_| ended),
         out_of_memory: state.oom_killed.unwrap_or(false),
-        ports: ports(network.ports),
         addresses: network
             .networks
             .unwrap_or_default()
             .into_values()
-            .filter_map(|joined| joined.ip_address?.parse().ok())
+            .filter_map(|one| one.ip_address.filter(|address| !address.is_empty()))
             .collect(),
+        ports: ports(network.ports),
         volumes: found
             .mounts
             .unwrap_or_default()

@@ -104,7 +104,11 @@ async fn of_container(patient: &Patient, examined: &mut Examined) -> Result<()> 
     let Some(engine) = patient.engine_soon().await else {
         return Ok(());
     };
-    let name = patient.deployment()?.names.container(Service::Server);
+    let deployment = patient.deployment()?;
+    let Some(container) = deployment.container(&engine, Service::Server).await? else {
+        return Ok(());
+    };
+    let name = container.name;
     let patience = Duration::from_secs(2);
     let said = engine
         .run_inside(&name, "", &["date", "+%s %z"], b"", patience)

@@ -33,6 +33,9 @@ async fn look(patient: &Patient) -> Result<Examined> {
     if config.elasticsearch {
         named.push(("elasticsearch_image", config.elasticsearch_image.as_str()));
     }
+    if patient.deployment()?.settings.servers().max(config.servers) > 1 {
+        named.push(("balancer_image", config.balancer_image.as_str()));
+    }
     let engine = patient.engine_soon().await;
     let mut examined = Examined::default();
     for (key, name) in named {

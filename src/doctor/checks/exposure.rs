@@ -5,7 +5,6 @@ use crate::adapters::port;
 use crate::doctor::{Check, Examined, Finding, Group, Looking, Patient};
 use crate::error::{Context, ErrorKind, Result};
 use crate::stack::Remembered;
-use crate::stack::docker::Service;
 use std::sync::Arc;
 
 pub(super) struct Exposure;
@@ -57,12 +56,11 @@ async fn containers(patient: &Patient, examined: &mut Examined) -> Result<usize>
     let published = patient.published().await;
     let mut looked_at = 0;
     let mut told_of = Vec::new();
-    for service in Service::ALL {
-        if !patient.service_runs(service).await {
-            continue;
-        }
-        let name = deployment.names.container(service);
-        let of_service = published.iter().filter(|p| p.container == name);
+    let docker = patient.docker().await;
+    let services = docker.iter().flat_map(|docker| &docker.services);
+    for one in services.filter(|s| s.container.is_running()) {
+        let name = &one.container.name;
+        let of_service = published.iter().filter(|p| p.container == *name);
         looked_at += 1;
         for one in of_service.filter(|p| p.is_open_to_others()) {
             if told_of.contains(&one.port) {

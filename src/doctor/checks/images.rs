@@ -39,6 +39,9 @@ async fn look(patient: &Patient) -> Result<Examined> {
     if config.elasticsearch {
         wanted.push((Service::Elasticsearch, &config.elasticsearch_image));
     }
+    if patient.deployment()?.settings.servers().max(config.servers) > 1 {
+        wanted.push((Service::Balancer, &config.balancer_image));
+    }
     let containers = patient.docker().await;
     let mut examined = Examined::default();
     let mut missing = Vec::new();

@@ -50,6 +50,9 @@ async fn look(patient: &Patient) -> Result<Examined> {
     }
     let mut needed = heap_bytes.saturating_add(BEYOND_HEAP);
     if tier == Tier::Docker {
+        let servers = patient.deployment()?.settings.servers();
+        let servers = servers.max(patient.stack.config.docker.servers);
+        needed = needed.saturating_mul(servers.into());
         needed = needed.saturating_add(SERVICES);
         if patient.stack.config.docker.elasticsearch {
             needed = needed.saturating_add(ELASTICSEARCH);

@@ -134,16 +134,21 @@ async fn is_own(
     let (Some(container), Ok(deployment)) = (container, patient.deployment()) else {
         return false;
     };
-    if container.container != deployment.names.container(wanted.service) {
-        return false;
-    }
     let Some(engine) = patient.engine_soon().await else {
         return false;
     };
-    matches!(
-        deployment.container(&engine, wanted.service).await,
-        Ok(Some(_))
-    )
+    // Conductor's port is the server's own, or that of what stands before several.
+    let holders = match wanted.service {
+        Service::Server | Service::Balancer => vec![Service::Server, Service::Balancer],
+        other => vec![other],
+    };
+    for service in holders {
+        let own = deployment.containers(&engine, service).await;
+        if own.is_ok_and(|own| own.iter().any(|c| c.name == container.container)) {
+            return true;
+        }
+    }
+    false
 }
 
 fn taken(

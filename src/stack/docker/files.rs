@@ -34,6 +34,13 @@ pub const BUILD_FILES: &[&str] = &[
     "log4j2.xml",
 ];
 
+/// What is added for several servers.
+const SERVERS_FILES: [&str; 3] = [
+    "docker-compose.servers.yaml",
+    "balancer/haproxy.cfg",
+    "balancer/ask.sh",
+];
+
 /// What is added in production, beside the certificates.
 const PRODUCTION_FILES: [&str; 2] = ["docker-compose.production.yaml", "pg_hba.conf"];
 
@@ -133,7 +140,7 @@ impl Plan {
         user: User,
     ) -> Result<Self> {
         let record = read_record(folder)?;
-        let files = wanted(config, settings, secrets, tls, user)
+        let files = wanted(folder, config, settings, secrets, tls, user)
             .into_iter()
             .map(|wanted| planned(folder, wanted, &record))
             .collect::<Result<_>>()?;
@@ -208,6 +215,7 @@ impl Plan {
 }
 
 fn wanted(
+    folder: &Path,
     config: &Config,
     settings: &Settings,
     secrets: Option<&Secrets>,
@@ -217,25 +225,20 @@ fn wanted(
     let compose = embedded("docker-compose.yaml").unwrap_or_default();
     let properties = secrets.map(|secrets| render(&server_properties(config, settings, secrets)));
     let mut settings = settings.clone();
-    set_digests(&mut settings, properties.as_deref(), secrets, tls);
+    set_digests(folder, &mut settings, properties.as_deref(), secrets, tls);
     let mut files = vec![
         Wanted::new("docker-compose.yaml", compose, 0o644),
         // Read by the database's own user when the volume is first filled.
         Wanted::new("init-db.sql", init_sql(), 0o644),
         Wanted::new(".env", settings.render(), 0o600),
     ];
-    for name in BUILD_FILES {
-        let path = format!("server/{name}");
-        let mode = if Path::new(name).extension().is_some_and(|end| end == "sh") {
-            0o755
-        } else {
-            0o644
-        };
-        files.push(Wanted::new(
-            &path,
-            embedded(&path).unwrap_or_default(),
-            mode,
-        ));
+    files.extend(
+        BUILD_FILES
+            .iter()
+            .map(|name| released(&format!("server/{name}"))),
+    );
+    if settings.servers() > 1 {
+        files.extend(SERVERS_FILES.map(released));
     }
     if let Some(text) = properties {
         let mut file = Wanted::new("secrets/conductor.properties", text, 0o600);
@@ -244,10 +247,7 @@ fn wanted(
         files.push(file);
     }
     if let Some(tls) = tls {
-        for name in PRODUCTION_FILES {
-            let text = embedded(name).unwrap_or_default();
-            files.push(Wanted::new(name, text, 0o644));
-        }
+        files.extend(PRODUCTION_FILES.map(released));
         files.extend(tls.files().into_iter().map(|file| {
             let mut wanted = Wanted::new(&file.name, file.contents, file.mode);
             wanted.secret = true;
@@ -257,8 +257,16 @@ fn wanted(
     files
 }
 
+/// A file as the release has it.
+fn released(name: &str) -> Wanted {
+    let is_script = Path::new(name).extension().is_some_and(|end| end == "sh");
+    let mode = if is_script { 0o755 } else { 0o644 };
+    Wanted::new(name, embedded(name).unwrap_or_default(), mode)
+}
+
 /// Has each container made anew when what is in its secret files has changed.
 fn set_digests(
+    folder: &Path,
     settings: &mut Settings,
     properties: Option<&str>,
     secrets: Option<&Secrets>,
@@ -276,6 +284,15 @@ fn set_digests(
     if let Some(secrets) = secrets {
         let told = format!("{}{}", secrets.redis.expose(), of(Service::Redis));
         settings.set_digest(Service::Redis, &digest(told.as_bytes()));
+    }
+    if settings.servers() > 1 {
+        let told = SERVERS_FILES[1..]
+            .iter()
+            .map(|name| effective(folder, name));
+        settings.set_digest(
+            Service::Balancer,
+            &digest(&told.collect::<Vec<_>>().concat()),
+        );
     }
 }
 
@@ -309,6 +326,11 @@ fn server_properties(config: &Config, settings: &Settings, secrets: &Secrets) ->
         "conductor.redis-lock.serverPassword",
         secrets.redis.expose(),
     );
+    if settings.servers() > 1 {
+        for (name, value) in properties::ONE_OF_SEVERAL {
+            set(name, value);
+        }
+    }
     if settings.has_elasticsearch() {
         set("conductor.indexing.type", "elasticsearch");
         set("conductor.elasticsearch.version", "7");

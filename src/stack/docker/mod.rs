@@ -2,6 +2,7 @@
 //! project. It drives Docker and Compose through their adapters; backing up and restoring what is
 //! in the volumes is not known here.
 
+mod balancer;
 mod diagnose;
 pub mod files;
 mod image;
@@ -9,6 +10,7 @@ mod journal;
 mod names;
 mod preflight;
 mod secrets;
+mod servers;
 mod services;
 mod settings;
 pub mod snapshot;
@@ -144,8 +146,8 @@ impl Deployment {
             files: self
                 .settings
                 .compose_files()
-                .iter()
-                .map(|&name| name.to_owned())
+                .into_iter()
+                .map(str::to_owned)
                 .collect(),
             profiles,
         }
@@ -158,20 +160,47 @@ impl Deployment {
         let Some(folder) = &container.project_folder else {
             return true;
         };
+        self.is_made_of_own_file(container)
+            || !(folder.ends_with("docker") && folder.iter().any(|part| part == ".conductor"))
+    }
+
+    fn is_made_of_own_file(&self, container: &Container) -> bool {
         let same = |a: &Path, b: &Path| match (a.canonicalize(), b.canonicalize()) {
             (Ok(a), Ok(b)) => a == b,
             _ => a == b,
         };
         // A folder that is gone was moved, perhaps to here.
-        same(folder, &self.folder)
-            || !folder.exists()
-            || !(folder.ends_with("docker") && folder.iter().any(|part| part == ".conductor"))
+        let is_own = |folder: &PathBuf| same(folder, &self.folder) || !folder.exists();
+        container.project_folder.as_ref().is_some_and(is_own)
     }
 
-    /// The container of a service, if it is there and this stack's.
+    /// The container of a service, if it is there and this stack's; of several servers one that runs.
     pub async fn container(&self, engine: &Engine, service: Service) -> Result<Option<Container>> {
-        let found = engine.container(&self.names.container(service)).await?;
-        Ok(found.filter(|container| self.owns(container)))
+        let mut all = self.containers(engine, service).await?;
+        all.sort_by_key(|container| !container.is_running());
+        Ok(all.into_iter().next())
+    }
+
+    /// All containers of a service that are there and this stack's. Only servers are ever several.
+    pub async fn containers(&self, engine: &Engine, service: Service) -> Result<Vec<Container>> {
+        let mut found: Vec<Container> = engine
+            .container(&self.names.container(service))
+            .await?
+            .into_iter()
+            .filter(|container| self.owns(container))
+            .collect();
+        if service == Service::Server {
+            let project = self.names.prefix();
+            for one in engine.containers_of(project, service.key()).await? {
+                // A name alone can be anybody's; these are known by the Compose file alone.
+                let is_own = self.is_made_of_own_file(&one);
+                if is_own && found.iter().all(|other| other.id != one.id) {
+                    found.push(one);
+                }
+            }
+        }
+        found.sort_by(|a, b| natural(&a.name).cmp(&natural(&b.name)));
+        Ok(found)
     }
 
     /// The images of the services, as far as the engine has them: each by its tag, and by a
@@ -184,6 +213,7 @@ impl Deployment {
                 Service::Redis => "K1_REDIS_IMAGE",
                 Service::Elasticsearch => "K1_ELASTICSEARCH_IMAGE",
                 Service::Server => "K1_SERVER_IMAGE",
+                Service::Balancer => "K1_BALANCER_IMAGE",
             };
             let tag = self.settings.get(name).unwrap_or_default();
             if let Some(image) = engine.image(tag).await? {
@@ -211,7 +241,7 @@ impl Deployment {
     /// The server's address on this host.
     #[must_use]
     pub fn url(&self) -> String {
-        let port = self.settings.port(Service::Server).unwrap_or(8080);
+        let port = self.settings.port(self.settings.front()).unwrap_or(8080);
         format!("http://127.0.0.1:{port}")
     }
 
@@ -311,11 +341,17 @@ pub fn plan_with(
     tls: Option<&Tls>,
 ) -> Result<Plan> {
     let folder = stack.docker_folder();
-    let mut settings = Settings::of(&stack.config, image);
-    if let Some(live) = read_env(&folder)? {
+    let live = read_env(&folder)?;
+    let mut config = stack.config.clone();
+    if config.docker.servers == 0 {
+        config.docker.servers = live.as_ref().map_or(1, Settings::servers);
+    }
+    servers::check(&config)?;
+    let mut settings = Settings::of(&config, image);
+    if let Some(live) = live {
         settings = settings.with_volumes_of(&live);
     }
-    Plan::make(&folder, &stack.config, &settings, secrets, tls, image.user)
+    Plan::make(&folder, &config, &settings, secrets, tls, image.user)
 }
 
 /// The image that a start would use, as far as that is known before the JAR is at hand.
@@ -328,6 +364,13 @@ pub fn expected_image(stack: &Stack) -> ServerImage {
 fn image_of(stack: &Stack, sha256: &str) -> ServerImage {
     let user = User::of_process();
     ServerImage::of(&stack.config, sha256, user, &stack.docker_folder())
+}
+
+/// A name whose last part counts as a number, for `x-10` to come after `x-9`.
+fn natural(name: &str) -> (&str, u64) {
+    name.rsplit_once('-')
+        .and_then(|(stem, number)| Some((stem, number.parse().ok()?)))
+        .unwrap_or((name, 0))
 }
 
 fn read_env(folder: &Path) -> Result<Option<Settings>> {

@@ -15,13 +15,24 @@ pub enum Service {
     Redis,
     /// Elasticsearch, if it is on.
     Elasticsearch,
-    /// Conductor.
+    /// Conductor, in one container or several.
     Server,
+    /// What stands before several servers.
+    Balancer,
 }
 
 impl Service {
     /// All of them, each after those that it needs.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
+        Self::Postgres,
+        Self::Redis,
+        Self::Elasticsearch,
+        Self::Server,
+        Self::Balancer,
+    ];
+
+    /// Those that keep something in a volume.
+    pub const WITH_VOLUME: [Self; 4] = [
         Self::Postgres,
         Self::Redis,
         Self::Elasticsearch,
@@ -36,6 +47,7 @@ impl Service {
             Self::Redis => "redis",
             Self::Elasticsearch => "elasticsearch",
             Self::Server => "conductor-server",
+            Self::Balancer => "balancer",
         }
     }
 
@@ -63,7 +75,7 @@ impl Service {
             Self::Postgres => 5432,
             Self::Redis => 6379,
             Self::Elasticsearch => 9200,
-            Self::Server => 8080,
+            Self::Server | Self::Balancer => 8080,
         }
     }
 
@@ -74,7 +86,7 @@ impl Service {
             Self::Postgres => "ports.postgres",
             Self::Redis => "ports.redis",
             Self::Elasticsearch => "ports.elasticsearch",
-            Self::Server => "ports.conductor",
+            Self::Server | Self::Balancer => "ports.conductor",
         }
     }
 
@@ -83,7 +95,7 @@ impl Service {
     pub fn grace(self, config: &Config) -> Duration {
         Duration::from_secs(match self {
             Self::Postgres => 120,
-            Self::Redis => 30,
+            Self::Redis | Self::Balancer => 30,
             Self::Elasticsearch => 60,
             Self::Server => config.server.stop_timeout,
         })
@@ -111,7 +123,7 @@ impl Names {
         &self.prefix
     }
 
-    /// A service's container.
+    /// A service's container. Of several servers each has a name of its own: ask the deployment.
     #[must_use]
     pub fn container(&self, service: Service) -> String {
         format!("{}-{}", self.prefix, service.short())
@@ -125,7 +137,8 @@ impl Names {
             Service::Postgres => "postgres_data",
             Service::Redis => "redis_data",
             Service::Elasticsearch => "elasticsearch_data",
-            Service::Server => "logs",
+            // The balancer keeps nothing. What it balances keeps this.
+            Service::Server | Service::Balancer => "logs",
         };
         format!("{}_{what}", self.prefix)
     }
@@ -157,9 +170,10 @@ mod tests {
     /// The Compose file writes the same names in its own way; the two must not part.
     #[test]
     fn the_compose_file_uses_these_names() {
-        let compose = super::super::files::embedded("docker-compose.yaml").unwrap();
-        let compose = String::from_utf8(compose.to_vec())
-            .unwrap()
+        let compose: String = ["docker-compose.yaml", "docker-compose.servers.yaml"]
+            .map(|name| super::super::files::embedded(name).unwrap().to_vec())
+            .map(|text| String::from_utf8(text).unwrap())
+            .concat()
             .replace("${K1_PREFIX:-conductor}", "p");
         let names = Names::new("p");
         for service in Service::ALL {

@@ -33,9 +33,23 @@ pub(super) struct Services<'a> {
 impl Services<'_> {
     /// Starts containers, making them anew where their description has changed.
     pub(super) async fn up(&self, services: &[Service]) -> Result<()> {
-        let mut args = vec!["up", "-d", "--no-build", "--no-deps"];
-        args.extend(services.iter().map(|service| service.key()));
-        let step = format!("starting {}", args[4..].join(", "));
+        let names: Vec<&str> = services.iter().map(|service| service.key()).collect();
+        self.compose_up(&names, &[], &names.join(", ")).await
+    }
+
+    /// Starts as many servers as are missing, and leaves those alone that are there.
+    pub(super) async fn up_servers(&self, count: u8) -> Result<()> {
+        let server = Service::Server.key();
+        let scale = format!("{server}={count}");
+        let options = ["--no-recreate", "--scale", &scale];
+        let what = format!("{server}, {count} in all");
+        self.compose_up(&[server], &options, &what).await
+    }
+
+    async fn compose_up(&self, services: &[&str], options: &[&str], what: &str) -> Result<()> {
+        let up = ["up", "-d", "--no-build", "--no-deps"];
+        let args = [&up, options, services].concat();
+        let step = format!("starting {what}");
         self.events.started(&step);
         self.compose
             .run(&self.deployment.project(), &args, UP, |_| {})
@@ -45,9 +59,23 @@ impl Services<'_> {
         Ok(())
     }
 
-    /// Waits until a service is well.
+    /// Waits until a service is well, in every container that it has.
     pub(super) async fn wait(&self, service: Service, patience: Patience) -> Result<()> {
-        until_healthy(self.engine, self.deployment, service, patience, self.events).await
+        let mut names: Vec<String> = self
+            .deployment
+            .containers(self.engine, service)
+            .await?
+            .into_iter()
+            .map(|container| container.name)
+            .collect();
+        if names.is_empty() {
+            names.push(self.deployment.names.container(service));
+        }
+        for name in names {
+            let which = (service, name.as_str());
+            until_healthy(self.engine, self.deployment, which, patience, self.events).await?;
+        }
+        Ok(())
     }
 
     /// Makes the database let k1ops in, for its rows and for a copy of the whole cluster.

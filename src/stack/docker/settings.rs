@@ -5,12 +5,18 @@ use super::image::ServerImage;
 use super::names::{Names, Service};
 use crate::config::{Config, Ports, Profile};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// Memory that the server's container may use beyond the heap: metaspace, code, threads, buffers.
 const BEYOND_HEAP: u64 = 1 << 30;
 
-/// The Compose files of production.
-const PRODUCTION_FILES: [&str; 2] = ["docker-compose.yaml", "docker-compose.production.yaml"];
+/// The property that says how many connections of the database a server takes.
+const POOL_KEY: &str = "spring.datasource.hikari.maximum-pool-size";
+
+/// The Compose file of every stack, and what is laid over it for several servers and in production.
+const COMPOSE: &str = "docker-compose.yaml";
+const SERVERS: &str = "docker-compose.servers.yaml";
+const PRODUCTION: &str = "docker-compose.production.yaml";
 
 /// What the Compose file is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +30,7 @@ impl Settings {
         let mut set = |name: &str, value: String| values.insert(name.to_owned(), value);
         set("COMPOSE_PROJECT_NAME", config.docker.prefix.clone());
         set("K1_PREFIX", config.docker.prefix.clone());
-        for service in Service::ALL {
+        for service in Service::WITH_VOLUME {
             set(
                 port_name(service),
                 port_of(&config.ports, service).to_string(),
@@ -32,18 +38,24 @@ impl Settings {
         }
         set("K1_POSTGRES_IMAGE", config.docker.postgres_image.clone());
         set("K1_REDIS_IMAGE", config.docker.redis_image.clone());
+        if config.docker.servers > 1 {
+            set("K1_SERVERS", config.docker.servers.to_string());
+            set("K1_BALANCER_IMAGE", config.docker.balancer_image.clone());
+            let pool = config.server.properties.get(POOL_KEY);
+            if let Some(pool) = pool {
+                set("K1_SERVER_CONNECTIONS", pool.clone());
+            }
+        }
         set(
             "K1_ELASTICSEARCH_IMAGE",
             config.docker.elasticsearch_image.clone(),
         );
         let names = Names::new(config.docker.prefix.clone());
-        for service in Service::ALL {
+        for service in Service::WITH_VOLUME {
             set(volume_name(service), names.volume(service));
         }
         if config.docker.profile == Profile::Production {
             set("K1_PROFILE", "production".to_owned());
-            // For whoever runs Compose by hand.
-            set("COMPOSE_FILE", PRODUCTION_FILES.join(":"));
         }
         if config.docker.elasticsearch {
             set("COMPOSE_PROFILES", "elasticsearch".to_owned());
@@ -62,7 +74,14 @@ impl Settings {
         if let Some(heap) = bytes_of(&config.server.heap) {
             set("K1_SERVER_MEMORY", (heap + BEYOND_HEAP).to_string());
         }
-        Self(values)
+        let mut settings = Self(values);
+        let files = settings.compose_files();
+        if files.len() > 1 {
+            // For whoever runs Compose by hand.
+            let files = files.join(":");
+            settings.0.insert("COMPOSE_FILE".to_owned(), files);
+        }
+        settings
     }
 
     /// Those of an `.env` file. Lines that are not `NAME=VALUE` are comments.
@@ -109,7 +128,7 @@ impl Settings {
     /// The same, but with the volumes that `live` names: only a restore changes them.
     #[must_use]
     pub fn with_volumes_of(mut self, live: &Self) -> Self {
-        for service in Service::ALL {
+        for service in Service::WITH_VOLUME {
             if let Some(volume) = live.volume(service) {
                 let name = volume_name(service).to_owned();
                 self.0.insert(name, volume.to_owned());
@@ -145,11 +164,39 @@ impl Settings {
 
     /// The Compose files, each over those before it.
     #[must_use]
-    pub fn compose_files(&self) -> &'static [&'static str] {
+    pub fn compose_files(&self) -> Vec<&'static str> {
+        let mut files = vec![COMPOSE];
+        if self.servers() > 1 {
+            files.push(SERVERS);
+        }
         if self.is_production() {
-            &PRODUCTION_FILES
+            files.push(PRODUCTION);
+        }
+        files
+    }
+
+    /// How long a server may take to stop.
+    #[must_use]
+    pub fn server_grace(&self) -> Duration {
+        let seconds = self.get("K1_SERVER_STOP").map(|s| s.trim_end_matches('s'));
+        Duration::from_secs(seconds.and_then(|s| s.parse().ok()).unwrap_or(30))
+    }
+
+    /// How many Conductor servers there are to be.
+    #[must_use]
+    pub fn servers(&self) -> u8 {
+        let servers = self.get("K1_SERVERS").and_then(|n| n.parse().ok());
+        servers.unwrap_or(1).max(1)
+    }
+
+    /// The service that Conductor is reached through, from this host and from other containers: the
+    /// server itself, or what stands before several.
+    #[must_use]
+    pub fn front(&self) -> Service {
+        if self.servers() > 1 {
+            Service::Balancer
         } else {
-            &PRODUCTION_FILES[..1]
+            Service::Server
         }
     }
 
@@ -167,9 +214,13 @@ impl Settings {
         lines.join("\n") + "\n"
     }
 
-    /// The port of 127.0.0.1 that leads to a service.
+    /// The port of 127.0.0.1 that leads to a service, if one does.
     #[must_use]
     pub fn port(&self, service: Service) -> Option<u16> {
+        let is_conductor = matches!(service, Service::Server | Service::Balancer);
+        if is_conductor && service != self.front() {
+            return None;
+        }
         self.get(port_name(service))?.parse().ok()
     }
 
@@ -185,7 +236,11 @@ impl Settings {
     pub fn services(&self) -> Vec<Service> {
         Service::ALL
             .into_iter()
-            .filter(|&service| service != Service::Elasticsearch || self.has_elasticsearch())
+            .filter(|&service| match service {
+                Service::Elasticsearch => self.has_elasticsearch(),
+                Service::Balancer => self.servers() > 1,
+                Service::Postgres | Service::Redis | Service::Server => true,
+            })
             .collect()
     }
 }
@@ -195,7 +250,7 @@ fn port_name(service: Service) -> &'static str {
         Service::Postgres => "K1_POSTGRES_PORT",
         Service::Redis => "K1_REDIS_PORT",
         Service::Elasticsearch => "K1_ELASTICSEARCH_PORT",
-        Service::Server => "K1_CONDUCTOR_PORT",
+        Service::Server | Service::Balancer => "K1_CONDUCTOR_PORT",
     }
 }
 
@@ -205,6 +260,7 @@ fn digest_names(service: Service) -> Option<(&'static str, &'static str)> {
         Service::Postgres => Some(("K1_POSTGRES_DIGEST", "K1_DIGEST")),
         Service::Redis => Some(("K1_REDIS_DIGEST", "K1_DIGEST")),
         Service::Server => Some(("K1_CONFIG_DIGEST", "CONDUCTOR_CONFIG_DIGEST")),
+        Service::Balancer => Some(("K1_BALANCER_DIGEST", "K1_DIGEST")),
         Service::Elasticsearch => None,
     }
 }
@@ -214,7 +270,7 @@ fn volume_name(service: Service) -> &'static str {
         Service::Postgres => "K1_POSTGRES_VOLUME",
         Service::Redis => "K1_REDIS_VOLUME",
         Service::Elasticsearch => "K1_ELASTICSEARCH_VOLUME",
-        Service::Server => "K1_LOGS_VOLUME",
+        Service::Server | Service::Balancer => "K1_LOGS_VOLUME",
     }
 }
 
@@ -223,7 +279,7 @@ fn port_of(ports: &Ports, service: Service) -> u16 {
         Service::Postgres => ports.postgres,
         Service::Redis => ports.redis,
         Service::Elasticsearch => ports.elasticsearch,
-        Service::Server => ports.conductor,
+        Service::Server | Service::Balancer => ports.conductor,
     }
 }
 
@@ -258,6 +314,32 @@ mod tests {
         config.docker.elasticsearch = false;
         let without = Settings::of(&config, &ServerImage::for_tests());
         assert_eq!(without.services().len(), 3);
+    }
+
+    #[test]
+    fn of_several_servers_the_port_is_the_balancers() {
+        let mut config = Config::default();
+        let of = |config: &Config| Settings::of(config, &ServerImage::for_tests());
+        for servers in [0, 1] {
+            config.docker.servers = servers;
+            let one = of(&config);
+            assert_eq!(one.servers(), 1);
+            assert_eq!(one.front(), Service::Server);
+            assert_eq!(one.port(Service::Server), Some(8080));
+            assert_eq!(one.port(Service::Balancer), None);
+            assert_eq!(one.compose_files(), [COMPOSE]);
+            assert_eq!(one.get("COMPOSE_FILE"), None);
+        }
+        config.docker.servers = 3;
+        let three = Settings::parse(&of(&config).render());
+        assert_eq!(three.servers(), 3);
+        assert_eq!(three.front(), Service::Balancer);
+        assert_eq!(three.port(Service::Server), None);
+        assert_eq!(three.port(Service::Balancer), Some(8080));
+        assert_eq!(three.services().last(), Some(&Service::Balancer));
+        config.docker.profile = Profile::Production;
+        let files = format!("{COMPOSE}:{SERVERS}:{PRODUCTION}");
+        assert_eq!(of(&config).get("COMPOSE_FILE"), Some(&*files));
     }
 
     #[test]

@@ -3,10 +3,11 @@
 use super::image::ensure_pulled;
 use super::journal::Journal;
 use super::secrets::open_to_mapped_users;
+use super::servers::{self, is_current};
 use super::services::{Services, said};
 use super::undo::Before;
 use super::wait::Patience;
-use super::{Deployment, Ready, Service, image_of, plan, preflight};
+use super::{Deployment, Ready, Service, ServiceStatus, image_of, plan, preflight};
 use crate::error::{Error, Result};
 use crate::event::Events;
 use crate::interrupt::Interrupt;
@@ -29,6 +30,8 @@ pub struct DockerOptions {
     pub health_timeout: Option<Duration>,
     /// Fetch the images anew.
     pub pull: bool,
+    /// Start servers that run anew, one by one.
+    pub rolling: bool,
 }
 
 /// What a start has done.
@@ -38,6 +41,8 @@ pub struct Started {
     pub deployment: Deployment,
     /// It ran already, and nothing was done.
     pub already: bool,
+    /// Its containers.
+    pub containers: Vec<String>,
     /// From the beginning to the end.
     pub took: Duration,
 }
@@ -64,11 +69,7 @@ pub async fn start(
     };
     if !changed && Box::pin(interrupt.guard(run.is_up_to_date())).await? {
         Journal::remove(stack)?;
-        return Ok(Started {
-            deployment: run.deployment,
-            already: true,
-            took: begun.elapsed(),
-        });
+        return Box::pin(interrupt.guard(run.started(true, begun))).await;
     }
     Box::pin(interrupt.guard(run.get_ready())).await?;
     let looking = Before::look(&ready.engine, &run.deployment);
@@ -77,11 +78,7 @@ pub async fn start(
     match Box::pin(interrupt.guard(run.bring_up(&before, &earlier))).await {
         Ok(()) => {
             Journal::remove(stack)?;
-            Ok(Started {
-                deployment: run.deployment,
-                already: false,
-                took: begun.elapsed(),
-            })
+            Box::pin(interrupt.guard(run.started(false, begun))).await
         }
         Err(error) => {
             events.note("taking down what was started");
@@ -133,26 +130,34 @@ struct Run<'a> {
 impl Run<'_> {
     /// Everything runs, is well, and is of the wanted image.
     async fn is_up_to_date(&self) -> Result<bool> {
-        if self.options.pull {
+        if self.options.pull || self.options.rolling {
             return Ok(false);
         }
         let status = super::status(self.stack, &self.ready.engine, false).await?;
         let wanted = self.deployment.settings.services();
-        let image = self.deployment.settings.get("K1_SERVER_IMAGE");
         let all = wanted.iter().all(|service| {
             status
                 .services
                 .iter()
                 .any(|s| s.service == service.key() && s.container.is_running())
         });
-        let port = self.deployment.settings.port(Service::Server);
-        let right = status.services.iter().any(|s| {
-            s.service == Service::Server.key()
-                && Some(s.container.image.as_str()) == image
-                && s.container.host_port(Service::Server.inner_port()) == port
+        let settings = &self.deployment.settings;
+        let logs = self.deployment.volume(Service::Server);
+        let is_current = |s: &ServiceStatus| is_current(settings, &logs, &s.container);
+        let count = settings.servers();
+        let right =
+            status.servers().all(is_current) && status.servers().count() == usize::from(count);
+        let front = status.services.iter().any(|s| {
+            s.service == settings.front().key()
+                && s.container.host_port(settings.front().inner_port())
+                    == settings.port(settings.front())
         });
         // After a restore the next start has to bring its volume in.
         let volumes = wanted.iter().all(|&service| {
+            if !Service::WITH_VOLUME.contains(&service) {
+                return true;
+            }
+
             let volume = self.deployment.volume(service);
             status.services.iter().any(|s| {
                 s.service == service.key() && s.container.volumes.values().any(|v| *v == volume)
@@ -160,17 +165,39 @@ impl Run<'_> {
         });
         // What a service is told may have changed without it: passwords, certificates.
         let told = status.services.iter().all(|s| {
-            Service::named(s.service).is_none_or(|service| {
-                let settings = &self.deployment.settings;
-                settings.is_told_to(service, &s.container.environment)
-            })
+            Service::named(s.service)
+                .is_none_or(|service| settings.is_told_to(service, &s.container.environment))
         });
-        Ok(all && right && volumes && told && status.is_healthy())
+        Ok(all
+            && right
+            && front
+            && volumes
+            && told
+            && status.is_healthy()
+            && (count == 1 || self.services().balancer().uses(count).await?))
+    }
+
+    /// What came of it, for whoever asked.
+    async fn started(&self, already: bool, begun: Instant) -> Result<Started> {
+        let took = begun.elapsed();
+        let deployment = self.deployment.clone();
+        let mut containers = Vec::new();
+        for service in deployment.settings.services() {
+            let found = deployment.containers(&self.ready.engine, service).await?;
+            containers.extend(found.into_iter().map(|container| container.name));
+        }
+        Ok(Started {
+            deployment,
+            already,
+            containers,
+            took,
+        })
     }
 
     /// Checks what can be checked and makes the images, while nothing of the stack is touched yet.
     async fn get_ready(&self) -> Result<()> {
         let engine = &self.ready.engine;
+        servers::check_compose(&self.deployment.settings, &self.ready.compose)?;
         preflight::check_names(engine, &self.deployment).await?;
         preflight::check_ports(engine, &self.deployment).await?;
         let settings = &self.deployment.settings;
@@ -179,6 +206,7 @@ impl Run<'_> {
                 Service::Postgres => "K1_POSTGRES_IMAGE",
                 Service::Redis => "K1_REDIS_IMAGE",
                 Service::Elasticsearch => "K1_ELASTICSEARCH_IMAGE",
+                Service::Balancer => "K1_BALANCER_IMAGE",
                 Service::Server => continue,
             };
             let image = settings.get(image).unwrap_or_default();
@@ -217,19 +245,20 @@ impl Run<'_> {
             other => other,
         };
         begun?;
-        self.services().up(&[Service::Server]).await?;
-        if self.options.wait {
-            let patience = self.patience(first_boot || earlier.new_volumes.contains(&volume));
-            self.services().wait(Service::Server, patience).await?;
+        let patience = self.patience(first_boot || earlier.new_volumes.contains(&volume));
+        if self.options.rolling {
+            return self.services().roll(patience).await;
         }
-        Ok(())
+        self.services()
+            .bring_up_servers(patience, self.options.wait)
+            .await
     }
 
     /// What keeps data comes first, so that the database is known to be well, and to let us in,
     /// before Conductor needs it.
     async fn bring_up_stores(&self) -> Result<()> {
         let mut stores = self.deployment.settings.services();
-        stores.retain(|&service| service != Service::Server);
+        stores.retain(|service| !matches!(service, Service::Server | Service::Balancer));
         self.services().up(&stores).await?;
         for service in stores {
             self.services().wait(service, self.patience(true)).await?;

@@ -25,7 +25,9 @@ pub struct DockerStatus {
     pub health: Option<Health>,
     /// The server's address, if it runs.
     pub url: Option<String>,
-    /// The services whose container is there.
+    /// How many servers there are to be.
+    pub wanted_servers: u8,
+    /// The services whose container is there; a server each for several.
     pub services: Vec<ServiceStatus>,
     /// The stack's volumes that are there, also without a container.
     pub volumes: Vec<VolumeStatus>,
@@ -61,11 +63,19 @@ impl DockerStatus {
         self.services.iter().any(|s| s.container.is_running())
     }
 
-    /// Conductor answers from its database, and every container that is there is well.
+    /// Conductor answers from its database, every container that is there is well, and no server is
+    /// missing.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
         self.health.as_ref().is_some_and(Health::is_up)
             && self.services.iter().all(|s| s.container.is_healthy())
+            && self.servers().count() >= usize::from(self.wanted_servers)
+    }
+
+    /// The servers, running or not.
+    pub fn servers(&self) -> impl Iterator<Item = &ServiceStatus> {
+        let is_server = |s: &&ServiceStatus| s.service == Service::Server.key();
+        self.services.iter().filter(is_server)
     }
 
     /// There is data of this tier on this host.
@@ -80,7 +90,7 @@ pub async fn status(stack: &Stack, engine: &Engine, measure: bool) -> Result<Doc
     let deployment = Deployment::of(stack)?;
     let looking = Service::ALL
         .into_iter()
-        .map(|service| service_status(engine, &deployment, service, measure));
+        .map(|service| service_statuses(engine, &deployment, service, measure));
     let sizes = async {
         if measure {
             engine.volume_sizes().await
@@ -98,6 +108,7 @@ pub async fn status(stack: &Stack, engine: &Engine, measure: bool) -> Result<Doc
     Ok(DockerStatus {
         engine: engine.name(),
         project: deployment.names.prefix().to_owned(),
+        wanted_servers: deployment.settings.servers(),
         health,
         url,
         volumes: volumes(engine, &deployment, &services, &sizes).await?,
@@ -105,15 +116,25 @@ pub async fn status(stack: &Stack, engine: &Engine, measure: bool) -> Result<Doc
     })
 }
 
-async fn service_status(
+async fn service_statuses(
     engine: &Engine,
     deployment: &Deployment,
     service: Service,
     measure: bool,
-) -> Result<Option<ServiceStatus>> {
-    let Some(container) = deployment.container(engine, service).await? else {
-        return Ok(None);
-    };
+) -> Result<Vec<ServiceStatus>> {
+    let containers = deployment.containers(engine, service).await?;
+    let looking = containers
+        .into_iter()
+        .map(|container| service_status(engine, service, container, measure));
+    try_join_all(looking).await
+}
+
+async fn service_status(
+    engine: &Engine,
+    service: Service,
+    container: Container,
+    measure: bool,
+) -> Result<ServiceStatus> {
     let name = container.name.clone();
     let usage = if measure && container.is_running() {
         engine.usage(&name).await?
@@ -124,17 +145,19 @@ async fn service_status(
         .started_at
         .filter(|_| container.is_running())
         .map(|at| (chrono::Utc::now() - at).num_seconds());
-    Ok(Some(ServiceStatus {
+    Ok(ServiceStatus {
         service: service.key(),
         container,
         usage,
         uptime_seconds,
-    }))
+    })
 }
 
-/// The address that leads to the server now, which need not be the configured one.
+/// The address that leads to Conductor now, which need not be the configured one: a server's own, or
+/// that of what stands before several.
 fn server_url(status: &ServiceStatus) -> Option<String> {
-    if status.service != Service::Server.key() || !status.container.is_running() {
+    let leads = [Service::Server.key(), Service::Balancer.key()].contains(&status.service);
+    if !leads || !status.container.is_running() {
         return None;
     }
     let port = status.container.host_port(Service::Server.inner_port())?;
@@ -147,7 +170,7 @@ async fn volumes(
     services: &[ServiceStatus],
     sizes: &BTreeMap<String, u64>,
 ) -> Result<Vec<VolumeStatus>> {
-    let own = Service::ALL.map(|service| deployment.volume(service));
+    let own = Service::WITH_VOLUME.map(|service| deployment.volume(service));
     let mounted = services.iter().flat_map(|s| s.container.volumes.values());
     let mut names: Vec<String> = own.into_iter().chain(mounted.cloned()).collect();
     names.sort();

@@ -1,4 +1,4 @@
-//! Stopping the containers: Conductor first, the database last. Volumes stay, always.
+//! Stopping the containers: what stands before Conductor first, then Conductor, the database last. Volumes stay, always.
 
 use super::journal::Journal;
 use super::{Deployment, Service};
@@ -6,16 +6,17 @@ use crate::adapters::docker::{Container, Engine};
 use crate::error::Result;
 use crate::event::Events;
 use crate::stack::Stack;
-use std::time::Instant;
+use futures_util::future::try_join_all;
+use std::time::{Duration, Instant};
 
-/// Whether Conductor's container runs.
+/// Whether Conductor runs, in one container or several.
 pub async fn server_runs(stack: &Stack, engine: &Engine) -> Result<bool> {
     let deployment = Deployment::of(stack)?;
-    let container = deployment.container(engine, Service::Server).await?;
-    Ok(container.as_ref().is_some_and(is_up))
+    let containers = deployment.containers(engine, Service::Server).await?;
+    Ok(containers.iter().any(is_up))
 }
 
-/// Stops Conductor's container alone: the database goes on, for whoever works on it.
+/// Stops Conductor alone, all servers of it: the database goes on, for whoever works on it.
 pub async fn stop_server(stack: &Stack, engine: &Engine, events: &Events) -> Result<Vec<String>> {
     stop_services(stack, engine, &[Service::Server], events).await
 }
@@ -45,19 +46,28 @@ pub async fn stop_services(
     let deployment = Deployment::of(stack)?;
     let mut stopped = Vec::new();
     for &service in services {
-        let name = deployment.names.container(service);
-        let container = deployment.container(engine, service).await?;
-        if !container.as_ref().is_some_and(is_up) {
-            continue;
-        }
-        let step = format!("stopping {name}");
-        events.started(&step);
-        let begun = Instant::now();
-        engine
-            .stop_container(&name, service.grace(&stack.config))
-            .await?;
-        events.finished(&step, format!("{:.1} s", begun.elapsed().as_secs_f64()));
-        stopped.push(name);
+        let containers = deployment.containers(engine, service).await?;
+        let grace = service.grace(&stack.config);
+        // Several servers are stopped at once: none is to take over what another one leaves.
+        let stopping = containers
+            .into_iter()
+            .filter(is_up)
+            .map(|container| stop_one(engine, container.name, grace, events));
+        stopped.extend(try_join_all(stopping).await?);
     }
     Ok(stopped)
+}
+
+async fn stop_one(
+    engine: &Engine,
+    name: String,
+    grace: Duration,
+    events: &Events,
+) -> Result<String> {
+    let step = format!("stopping {name}");
+    events.started(&step);
+    let begun = Instant::now();
+    engine.stop_container(&name, grace).await?;
+    events.finished(&step, format!("{:.1} s", begun.elapsed().as_secs_f64()));
+    Ok(name)
 }

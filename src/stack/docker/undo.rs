@@ -1,7 +1,7 @@
 //! Taking down what a start that failed has brought up, and nothing that was there before.
 
 use super::{Deployment, Service};
-use crate::adapters::docker::Engine;
+use crate::adapters::docker::{Container, Engine};
 use crate::config::Config;
 use crate::error::Result;
 use crate::event::Events;
@@ -15,7 +15,7 @@ const LIMIT: Duration = Duration::from_secs(180);
 #[derive(Debug, Clone)]
 pub struct Before {
     /// The containers that were there, and whether they ran.
-    containers: BTreeMap<Service, bool>,
+    containers: BTreeMap<String, bool>,
     /// The services whose volume is not there yet.
     pub new_volumes: Vec<Service>,
     network: bool,
@@ -27,9 +27,11 @@ impl Before {
         let mut containers = BTreeMap::new();
         let mut new_volumes = Vec::new();
         for service in deployment.settings.services() {
-            let name = deployment.names.container(service);
-            if let Some(container) = engine.container(&name).await? {
-                containers.insert(service, container.is_running());
+            for container in deployment.containers(engine, service).await? {
+                containers.insert(container.name.clone(), container.is_running());
+            }
+            if !Service::WITH_VOLUME.contains(&service) {
+                continue;
             }
             let volume = deployment.volume(service);
             if engine.volume(&volume).await?.is_none() {
@@ -74,14 +76,12 @@ impl Before {
         engine.must_answer().await?;
         let names = &deployment.names;
         for service in deployment.settings.services().into_iter().rev() {
-            let name = names.container(service);
-            match self.containers.get(&service) {
-                Some(true) => {}
-                Some(false) => {
+            for Container { name, .. } in deployment.containers(engine, service).await? {
+                let ran = self.containers.get(&name);
+                if ran != Some(&true) {
                     engine.stop_container(&name, service.grace(config)).await?;
                 }
-                None => {
-                    engine.stop_container(&name, service.grace(config)).await?;
+                if ran.is_none() {
                     engine.remove_container(&name).await?;
                 }
             }

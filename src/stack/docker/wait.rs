@@ -25,22 +25,28 @@ pub struct Patience {
     pub at_most: Duration,
 }
 
-/// Waits until `service` is healthy; fails at once if it dies, and in the end anyway.
+/// Waits until the container `name` of `service` is healthy; fails at once if it dies, and in the end
+/// anyway.
 pub async fn until_healthy(
     engine: &Engine,
     deployment: &Deployment,
-    service: Service,
+    (service, name): (Service, &str),
     patience: Patience,
     events: &Events,
 ) -> Result<()> {
-    let name = deployment.names.container(service);
-    let step = format!("waiting for {}", service.key());
+    let is_one_of_several = service == Service::Server && deployment.settings.servers() > 1;
+    let who = if is_one_of_several {
+        name
+    } else {
+        service.key()
+    };
+    let step = format!("waiting for {who}");
     events.started(&step);
     let begun = Instant::now();
-    let restarts_before = engine.container(&name).await?.map_or(0, |c| c.restarts);
+    let restarts_before = engine.container(name).await?.map_or(0, |c| c.restarts);
     let mut lively = Lively::new();
     loop {
-        let container = engine.container(&name).await?;
+        let container = engine.container(name).await?;
         let waited = begun.elapsed();
         if let Some(container) = &container {
             if is_well(container, deployment, service).await? {
@@ -49,17 +55,17 @@ pub async fn until_healthy(
                 return Ok(());
             }
             if let Some(ending) = ended(container, restarts_before) {
-                return Err(diagnose::service(engine, &name, service, &ending).await);
+                return Err(diagnose::service(engine, name, service, &ending).await);
             }
         }
         if waited >= patience.limit {
-            lively.look(engine, &name).await?;
+            lively.look(engine, name).await?;
             if waited >= patience.at_most || !lively.is_lively() {
                 let what = format!("was not healthy within {} s", waited.as_secs());
-                return Err(diagnose::service(engine, &name, service, &what).await);
+                return Err(diagnose::service(engine, name, service, &what).await);
             }
         } else if waited + LIVELY >= patience.limit {
-            lively.look(engine, &name).await?;
+            lively.look(engine, name).await?;
         }
         events.progress(
             &step,
@@ -71,12 +77,13 @@ pub async fn until_healthy(
     }
 }
 
-/// The engine's check and, for the server, our own from outside: the port has to lead there too.
+/// The engine's check and, for what Conductor is reached through, our own from outside: the port has
+/// to lead there too.
 async fn is_well(container: &Container, deployment: &Deployment, service: Service) -> Result<bool> {
     if !container.is_healthy() {
         return Ok(false);
     }
-    if service != Service::Server {
+    if service != deployment.settings.front() {
         return Ok(true);
     }
     let client = Client::new(deployment.url())?;
