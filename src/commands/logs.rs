@@ -18,7 +18,7 @@ const POLL: Duration = Duration::from_millis(250);
 /// In tier 2, logs of earlier runs are beside it, numbered from 1, the newest.
 #[derive(Debug, clap::Args)]
 pub struct LogsArgs {
-    /// The service of tier 1 whose log to print: server, postgres, redis or elasticsearch
+    /// The service of tier 1 whose log to print: server, gateway, postgres, redis or elasticsearch
     service: Option<String>,
     /// Go on with what is appended, until interrupted
     #[arg(short, long)]
@@ -61,7 +61,7 @@ fn service(args: &LogsArgs, stack: &Stack) -> Result<Option<Service>> {
     match Service::named(word) {
         Some(service) => Ok(Some(service)),
         None => Err(Error::usage(format!("there is no service {word:?}"))
-            .hint("Name server, postgres, redis or elasticsearch.")),
+            .hint("Name server, gateway, postgres, redis or elasticsearch.")),
     }
 }
 

@@ -209,7 +209,7 @@ fn digest(contents: &[u8]) -> String {
 fn with_volumes_of(env: &[u8], live: &str) -> Vec<u8> {
     let live = Settings::parse(live);
     let mut text = String::from_utf8_lossy(env).into_owned();
-    for service in Service::ALL {
+    for service in Service::WITH_VOLUME {
         if let Some(volume) = live.volume(service) {
             text = Settings::text_with_volume(&text, service, volume);
         }

@@ -211,7 +211,7 @@ async fn volume(stack: &Stack, path: &Path, only: &[Part]) -> Result<PlannedPart
     let (found, seems) = blocking(move || look_through(&file)).await?;
     let service = match only {
         [] => seems,
-        [Part::Volume(name)] => Service::ALL
+        [Part::Volume(name)] => Service::WITH_VOLUME
             .into_iter()
             .find(|&service| deployment.names.volume(service) == *name),
         _ => None,

@@ -39,6 +39,9 @@ async fn look(patient: &Patient) -> Result<Examined> {
     if config.elasticsearch {
         wanted.push((Service::Elasticsearch, &config.elasticsearch_image));
     }
+    if patient.deployment()?.settings.has_gateway() {
+        wanted.push((Service::Gateway, &config.gateway.image));
+    }
     let containers = patient.docker().await;
     let mut examined = Examined::default();
     let mut missing = Vec::new();

@@ -17,11 +17,22 @@ pub enum Service {
     Elasticsearch,
     /// Conductor.
     Server,
+    /// What asks for a login before Conductor.
+    Gateway,
 }
 
 impl Service {
     /// All of them, each after those that it needs.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
+        Self::Postgres,
+        Self::Redis,
+        Self::Elasticsearch,
+        Self::Server,
+        Self::Gateway,
+    ];
+
+    /// Those that keep something in a volume.
+    pub const WITH_VOLUME: [Self; 4] = [
         Self::Postgres,
         Self::Redis,
         Self::Elasticsearch,
@@ -36,6 +47,7 @@ impl Service {
             Self::Redis => "redis",
             Self::Elasticsearch => "elasticsearch",
             Self::Server => "conductor-server",
+            Self::Gateway => "gateway",
         }
     }
 
@@ -64,7 +76,15 @@ impl Service {
             Self::Redis => 6379,
             Self::Elasticsearch => 9200,
             Self::Server => 8080,
+            Self::Gateway => 8443,
         }
+    }
+
+    /// Its address on this host, if `port` leads to it and it speaks HTTP.
+    #[must_use]
+    pub fn url(self, port: u16) -> String {
+        let scheme = if self == Self::Gateway { "https" } else { "http" };
+        format!("{scheme}://127.0.0.1:{port}")
     }
 
     /// The setting that names its port on the host, for hints.
@@ -74,7 +94,7 @@ impl Service {
             Self::Postgres => "ports.postgres",
             Self::Redis => "ports.redis",
             Self::Elasticsearch => "ports.elasticsearch",
-            Self::Server => "ports.conductor",
+            Self::Server | Self::Gateway => "ports.conductor",
         }
     }
 
@@ -83,7 +103,7 @@ impl Service {
     pub fn grace(self, config: &Config) -> Duration {
         Duration::from_secs(match self {
             Self::Postgres => 120,
-            Self::Redis => 30,
+            Self::Redis | Self::Gateway => 30,
             Self::Elasticsearch => 60,
             Self::Server => config.server.stop_timeout,
         })
@@ -125,7 +145,8 @@ impl Names {
             Service::Postgres => "postgres_data",
             Service::Redis => "redis_data",
             Service::Elasticsearch => "elasticsearch_data",
-            Service::Server => "logs",
+            // The gateway keeps nothing.
+            Service::Server | Service::Gateway => "logs",
         };
         format!("{}_{what}", self.prefix)
     }
@@ -157,9 +178,10 @@ mod tests {
     /// The Compose file writes the same names in its own way; the two must not part.
     #[test]
     fn the_compose_file_uses_these_names() {
-        let compose = super::super::files::embedded("docker-compose.yaml").unwrap();
-        let compose = String::from_utf8(compose.to_vec())
-            .unwrap()
+        let compose: String = ["docker-compose.yaml", "docker-compose.gateway.yaml"]
+            .map(|name| super::super::files::embedded(name).unwrap().to_vec())
+            .map(|text| String::from_utf8(text).unwrap())
+            .concat()
             .replace("${K1_PREFIX:-conductor}", "p");
         let names = Names::new("p");
         for service in Service::ALL {

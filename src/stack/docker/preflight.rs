@@ -2,7 +2,7 @@
 //! image.
 
 use super::{Deployment, Service};
-use crate::adapters::docker::Engine;
+use crate::adapters::docker::{Container, Engine};
 use crate::adapters::port;
 use crate::error::{Error, Result};
 use std::path::Path;
@@ -38,16 +38,32 @@ pub async fn check_ports(engine: &Engine, deployment: &Deployment) -> Result<()>
         if port::is_free(wanted) {
             continue;
         }
-        let name = deployment.names.container(service);
-        let own = engine.container(&name).await?;
-        let is_own = own.is_some_and(|container| {
-            container.is_running() && container.host_port(service.inner_port()) == Some(wanted)
-        });
-        if !is_own {
+        if !is_own(engine, deployment, service, wanted).await? {
             return Err(taken(service, wanted));
         }
     }
     Ok(())
+}
+
+/// Whether a port is held by this very service; Conductor's also by what it was reached through before.
+async fn is_own(
+    engine: &Engine,
+    deployment: &Deployment,
+    service: Service,
+    port: u16,
+) -> Result<bool> {
+    let holders = match service {
+        Service::Server | Service::Gateway => vec![Service::Server, Service::Gateway],
+        other => vec![other],
+    };
+    for holder in holders {
+        let holds = |c: &Container| c.is_running() && c.host_port(holder.inner_port()) == Some(port);
+        let name = deployment.names.container(holder);
+        if engine.container(&name).await?.as_ref().is_some_and(holds) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn taken(service: Service, wanted: u16) -> Error {

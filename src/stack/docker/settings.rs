@@ -9,8 +9,10 @@ use std::collections::BTreeMap;
 /// Memory that the server's container may use beyond the heap: metaspace, code, threads, buffers.
 const BEYOND_HEAP: u64 = 1 << 30;
 
-/// The Compose files of production.
-const PRODUCTION_FILES: [&str; 2] = ["docker-compose.yaml", "docker-compose.production.yaml"];
+/// The Compose file of every stack, and what is laid over it in production and for a gateway.
+const COMPOSE: &str = "docker-compose.yaml";
+const PRODUCTION: &str = "docker-compose.production.yaml";
+const GATEWAY: &str = "docker-compose.gateway.yaml";
 
 /// What the Compose file is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +26,7 @@ impl Settings {
         let mut set = |name: &str, value: String| values.insert(name.to_owned(), value);
         set("COMPOSE_PROJECT_NAME", config.docker.prefix.clone());
         set("K1_PREFIX", config.docker.prefix.clone());
-        for service in Service::ALL {
+        for service in Service::WITH_VOLUME {
             set(
                 port_name(service),
                 port_of(&config.ports, service).to_string(),
@@ -37,13 +39,14 @@ impl Settings {
             config.docker.elasticsearch_image.clone(),
         );
         let names = Names::new(config.docker.prefix.clone());
-        for service in Service::ALL {
+        for service in Service::WITH_VOLUME {
             set(volume_name(service), names.volume(service));
         }
         if config.docker.profile == Profile::Production {
             set("K1_PROFILE", "production".to_owned());
-            // For whoever runs Compose by hand.
-            set("COMPOSE_FILE", PRODUCTION_FILES.join(":"));
+            if config.docker.gateway.is_configured() {
+                set("K1_GATEWAY_IMAGE", config.docker.gateway.image.clone());
+            }
         }
         if config.docker.elasticsearch {
             set("COMPOSE_PROFILES", "elasticsearch".to_owned());
@@ -62,7 +65,14 @@ impl Settings {
         if let Some(heap) = bytes_of(&config.server.heap) {
             set("K1_SERVER_MEMORY", (heap + BEYOND_HEAP).to_string());
         }
-        Self(values)
+        let mut settings = Self(values);
+        let files = settings.compose_files();
+        if files.len() > 1 {
+            // For whoever runs Compose by hand.
+            let files = files.join(":");
+            settings.0.insert("COMPOSE_FILE".to_owned(), files);
+        }
+        settings
     }
 
     /// Those of an `.env` file. Lines that are not `NAME=VALUE` are comments.
@@ -109,7 +119,7 @@ impl Settings {
     /// The same, but with the volumes that `live` names: only a restore changes them.
     #[must_use]
     pub fn with_volumes_of(mut self, live: &Self) -> Self {
-        for service in Service::ALL {
+        for service in Service::WITH_VOLUME {
             if let Some(volume) = live.volume(service) {
                 let name = volume_name(service).to_owned();
                 self.0.insert(name, volume.to_owned());
@@ -145,11 +155,36 @@ impl Settings {
 
     /// The Compose files, each over those before it.
     #[must_use]
-    pub fn compose_files(&self) -> &'static [&'static str] {
+    pub fn compose_files(&self) -> Vec<&'static str> {
+        let mut files = vec![COMPOSE];
         if self.is_production() {
-            &PRODUCTION_FILES
+            files.push(PRODUCTION);
+        }
+        if self.has_gateway() {
+            files.push(GATEWAY);
+        }
+        files
+    }
+
+    /// Whether Conductor is behind a gateway that asks for a login.
+    #[must_use]
+    pub fn has_gateway(&self) -> bool {
+        self.get("K1_GATEWAY_IMAGE").is_some()
+    }
+
+    /// The service that answers for Conductor within the stack's network.
+    #[must_use]
+    pub fn upstream(&self) -> Service {
+        Service::Server
+    }
+
+    /// The service that Conductor is reached through from this host.
+    #[must_use]
+    pub fn front(&self) -> Service {
+        if self.has_gateway() {
+            Service::Gateway
         } else {
-            &PRODUCTION_FILES[..1]
+            self.upstream()
         }
     }
 
@@ -167,9 +202,13 @@ impl Settings {
         lines.join("\n") + "\n"
     }
 
-    /// The port of 127.0.0.1 that leads to a service.
+    /// The port of 127.0.0.1 that leads to a service, if one does.
     #[must_use]
     pub fn port(&self, service: Service) -> Option<u16> {
+        let is_conductor = matches!(service, Service::Server | Service::Gateway);
+        if is_conductor && service != self.front() {
+            return None;
+        }
         self.get(port_name(service))?.parse().ok()
     }
 
@@ -185,7 +224,11 @@ impl Settings {
     pub fn services(&self) -> Vec<Service> {
         Service::ALL
             .into_iter()
-            .filter(|&service| service != Service::Elasticsearch || self.has_elasticsearch())
+            .filter(|&service| match service {
+                Service::Elasticsearch => self.has_elasticsearch(),
+                Service::Gateway => self.has_gateway(),
+                Service::Postgres | Service::Redis | Service::Server => true,
+            })
             .collect()
     }
 }
@@ -195,7 +238,7 @@ fn port_name(service: Service) -> &'static str {
         Service::Postgres => "K1_POSTGRES_PORT",
         Service::Redis => "K1_REDIS_PORT",
         Service::Elasticsearch => "K1_ELASTICSEARCH_PORT",
-        Service::Server => "K1_CONDUCTOR_PORT",
+        Service::Server | Service::Gateway => "K1_CONDUCTOR_PORT",
     }
 }
 
@@ -205,6 +248,7 @@ fn digest_names(service: Service) -> Option<(&'static str, &'static str)> {
         Service::Postgres => Some(("K1_POSTGRES_DIGEST", "K1_DIGEST")),
         Service::Redis => Some(("K1_REDIS_DIGEST", "K1_DIGEST")),
         Service::Server => Some(("K1_CONFIG_DIGEST", "CONDUCTOR_CONFIG_DIGEST")),
+        Service::Gateway => Some(("K1_GATEWAY_DIGEST", "K1_DIGEST")),
         Service::Elasticsearch => None,
     }
 }
@@ -214,7 +258,7 @@ fn volume_name(service: Service) -> &'static str {
         Service::Postgres => "K1_POSTGRES_VOLUME",
         Service::Redis => "K1_REDIS_VOLUME",
         Service::Elasticsearch => "K1_ELASTICSEARCH_VOLUME",
-        Service::Server => "K1_LOGS_VOLUME",
+        Service::Server | Service::Gateway => "K1_LOGS_VOLUME",
     }
 }
 
@@ -223,7 +267,7 @@ fn port_of(ports: &Ports, service: Service) -> u16 {
         Service::Postgres => ports.postgres,
         Service::Redis => ports.redis,
         Service::Elasticsearch => ports.elasticsearch,
-        Service::Server => ports.conductor,
+        Service::Server | Service::Gateway => ports.conductor,
     }
 }
 
@@ -258,6 +302,24 @@ mod tests {
         config.docker.elasticsearch = false;
         let without = Settings::of(&config, &ServerImage::for_tests());
         assert_eq!(without.services().len(), 3);
+    }
+
+    #[test]
+    fn behind_a_gateway_the_port_is_the_gateways() {
+        let mut config = Config::default();
+        let of = |config: &Config| Settings::of(config, &ServerImage::for_tests());
+        config.docker.gateway.issuer = "https://id.example.org".into();
+        let open = of(&config);
+        assert_eq!(open.front(), Service::Server, "only production has one");
+        assert_eq!(open.get("COMPOSE_FILE"), None);
+        config.docker.profile = Profile::Production;
+        let shut = Settings::parse(&of(&config).render());
+        assert_eq!(shut.front(), Service::Gateway);
+        assert_eq!(shut.upstream(), Service::Server);
+        assert_eq!(shut.port(Service::Server), None);
+        assert_eq!(shut.port(Service::Gateway), Some(8080));
+        let files = format!("{COMPOSE}:{PRODUCTION}:{GATEWAY}");
+        assert_eq!(shut.get("COMPOSE_FILE"), Some(&*files));
     }
 
     #[test]

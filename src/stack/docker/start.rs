@@ -145,14 +145,22 @@ impl Run<'_> {
                 .iter()
                 .any(|s| s.service == service.key() && s.container.is_running())
         });
-        let port = self.deployment.settings.port(Service::Server);
         let right = status.services.iter().any(|s| {
-            s.service == Service::Server.key()
-                && Some(s.container.image.as_str()) == image
-                && s.container.host_port(Service::Server.inner_port()) == port
+            s.service == Service::Server.key() && Some(s.container.image.as_str()) == image
+        });
+        // Of these one is reached from the host, and the other is not, or is not there.
+        let ports = status.services.iter().all(|s| {
+            let leads = [Service::Server, Service::Gateway].into_iter();
+            leads.filter(|one| s.service == one.key()).all(|one| {
+                s.container.host_port(one.inner_port()) == self.deployment.settings.port(one)
+            })
         });
         // After a restore the next start has to bring its volume in.
-        let volumes = wanted.iter().all(|&service| {
+        let volumes = wanted.iter().all(|service| {
+            if !Service::WITH_VOLUME.contains(service) {
+                return true;
+            }
+            let service = *service;
             let volume = self.deployment.volume(service);
             status.services.iter().any(|s| {
                 s.service == service.key() && s.container.volumes.values().any(|v| *v == volume)
@@ -165,7 +173,7 @@ impl Run<'_> {
                 settings.is_told_to(service, &s.container.environment)
             })
         });
-        Ok(all && right && volumes && told && status.is_healthy())
+        Ok(all && right && ports && volumes && told && status.is_healthy())
     }
 
     /// Checks what can be checked and makes the images, while nothing of the stack is touched yet.
@@ -179,6 +187,7 @@ impl Run<'_> {
                 Service::Postgres => "K1_POSTGRES_IMAGE",
                 Service::Redis => "K1_REDIS_IMAGE",
                 Service::Elasticsearch => "K1_ELASTICSEARCH_IMAGE",
+                Service::Gateway => "K1_GATEWAY_IMAGE",
                 Service::Server => continue,
             };
             let image = settings.get(image).unwrap_or_default();
@@ -217,19 +226,43 @@ impl Run<'_> {
             other => other,
         };
         begun?;
-        self.services().up(&[Service::Server]).await?;
-        if self.options.wait {
-            let patience = self.patience(first_boot || earlier.new_volumes.contains(&volume));
-            self.services().wait(Service::Server, patience).await?;
+        let patience = self.patience(first_boot || earlier.new_volumes.contains(&volume));
+        self.bring_up_conductor(patience).await
+    }
+
+    /// The server, and then what stands before it.
+    async fn bring_up_conductor(&self, patience: Patience) -> Result<()> {
+        let has_gateway = self.deployment.settings.has_gateway();
+        if !has_gateway {
+            self.remove_gateway().await?;
+        }
+        let front = [Service::Server, Service::Gateway];
+        let front = if has_gateway { &front[..] } else { &front[..1] };
+        for &service in front {
+            self.services().up(&[service]).await?;
+            if self.options.wait {
+                self.services().wait(service, patience).await?;
+            }
         }
         Ok(())
+    }
+
+    /// A gateway that is not wanted any more holds the port that the server is to be reached by.
+    async fn remove_gateway(&self) -> Result<()> {
+        let engine = &self.ready.engine;
+        let Some(gateway) = self.deployment.container(engine, Service::Gateway).await? else {
+            return Ok(());
+        };
+        let grace = Service::Gateway.grace(&self.stack.config);
+        engine.stop_container(&gateway.name, grace).await?;
+        engine.remove_container(&gateway.name).await
     }
 
     /// What keeps data comes first, so that the database is known to be well, and to let us in,
     /// before Conductor needs it.
     async fn bring_up_stores(&self) -> Result<()> {
         let mut stores = self.deployment.settings.services();
-        stores.retain(|&service| service != Service::Server);
+        stores.retain(|service| Service::WITH_VOLUME.contains(service) && *service != Service::Server);
         self.services().up(&stores).await?;
         for service in stores {
             self.services().wait(service, self.patience(true)).await?;

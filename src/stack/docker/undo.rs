@@ -31,6 +31,9 @@ impl Before {
             if let Some(container) = engine.container(&name).await? {
                 containers.insert(service, container.is_running());
             }
+            if !Service::WITH_VOLUME.contains(&service) {
+                continue;
+            }
             let volume = deployment.volume(service);
             if engine.volume(&volume).await?.is_none() {
                 new_volumes.push(service);
