@@ -76,6 +76,12 @@ impl Compose {
         format!("Compose {}", self.version)
     }
 
+    /// Whether it is of this version or a later one.
+    #[must_use]
+    pub fn is_at_least(&self, version: (u32, u32)) -> bool {
+        number(&self.version) >= version
+    }
+
     /// Runs `compose ARGS` on `project` and hands every line it prints to `on_line`. Fails with its
     /// last lines if it fails, and stops it if it takes longer than `limit` or is dropped.
     pub async fn run(

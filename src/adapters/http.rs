@@ -93,7 +93,9 @@ fn build_secret(
             .ok()
             .and_then(|certificate| roots.add(certificate).ok());
         if added.is_none() {
-            return Err(Error::bad_data("the certificate authority is not a PEM file"));
+            return Err(Error::bad_data(
+                "the certificate authority is not a PEM file",
+            ));
         }
     }
     let client = client

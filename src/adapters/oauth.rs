@@ -64,9 +64,10 @@ struct Token {
 #[derive(Debug, Clone, Deserialize)]
 struct Endpoint {
     issuer: String,
-    token_endpoint: String,
-    #[serde(default)]
-    token_endpoint_auth_methods_supported: Vec<String>,
+    #[serde(rename = "token_endpoint")]
+    url: String,
+    #[serde(default, rename = "token_endpoint_auth_methods_supported")]
+    methods: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -135,7 +136,7 @@ impl Tokens {
         if endpoint.issuer.trim_end_matches('/') != issuer {
             return Err(self.wrong(&format!("says that it is {:?}", endpoint.issuer)));
         }
-        let is_https = endpoint.token_endpoint.starts_with("https://");
+        let is_https = endpoint.url.starts_with("https://");
         if !is_https {
             return Err(self.wrong("has a token endpoint that is not https"));
         }
@@ -151,7 +152,7 @@ impl Tokens {
                 .filter(|(_, value)| !value.is_empty())
                 .map(|(name, value)| (name, value.as_str())),
         );
-        let methods = &endpoint.token_endpoint_auth_methods_supported;
+        let methods = &endpoint.methods;
         let takes = |method: &str| methods.iter().any(|one| one == method);
         let in_body = takes("client_secret_post") && !takes("client_secret_basic");
         if in_body {
@@ -160,7 +161,7 @@ impl Tokens {
         }
         let mut request = self
             .http
-            .post(&endpoint.token_endpoint)
+            .post(&endpoint.url)
             .header("Content-Type", "application/x-www-form-urlencoded")
             .body(encoded(&form));
         if !in_body {
@@ -176,7 +177,7 @@ impl Tokens {
         let left = (life / SHARE_LEFT).min(MOST_LEFT);
         Ok(Token {
             value: Hidden::new(granted.access_token),
-            renew_at: asked_at + (life - left),
+            renew_at: asked_at + life.saturating_sub(left),
         })
     }
 
@@ -255,7 +256,10 @@ mod tests {
 
     #[test]
     fn secrets_are_escaped_and_not_shown() {
-        assert_eq!(encoded(&[("a", "x y"), ("b", "ü&=")]), "a=x+y&b=%C3%BC%26%3D");
+        assert_eq!(
+            encoded(&[("a", "x y"), ("b", "ü&=")]),
+            "a=x+y&b=%C3%BC%26%3D"
+        );
         let tokens = Tokens::of(Asker {
             issuer: "https://id.example.org".into(),
             client_id: "a:b".into(),
@@ -271,6 +275,9 @@ mod tests {
         assert_eq!(String::from_utf8(decoded).unwrap(), "a%3Ab:p+w%25");
         assert!(!format!("{tokens:?} {header:?}").contains("p w%"));
         let said = tokens.refused(StatusCode::UNAUTHORIZED, r#"{"error":"invalid_client"}"#);
-        assert!(said.to_string().contains("401 Unauthorized invalid_client"), "{said}");
+        assert!(
+            said.to_string().contains("401 Unauthorized invalid_client"),
+            "{said}"
+        );
     }
 }

@@ -140,14 +140,15 @@ impl Client {
             return request.send().await.context(cannot);
         };
         let again = request.try_clone();
-        let token = tokens.token().await?;
+        // Boxed: it is rare, and larger than all the rest of a request.
+        let token = Box::pin(tokens.token()).await?;
         let request = request.bearer_auth(token.expose());
         let answer = request.send().await.context(&cannot)?;
         let is_refused = is_refused(answer.status());
         let Some(again) = again.filter(|_| is_refused) else {
             return Ok(answer);
         };
-        let token = tokens.instead_of(&token).await?;
+        let token = Box::pin(tokens.instead_of(&token)).await?;
         let request = again.bearer_auth(token.expose());
         request.send().await.context(cannot)
     }

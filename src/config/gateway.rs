@@ -51,9 +51,7 @@ impl Default for Gateway {
 impl Gateway {
     /// Fails unless what is set can name an issuer and a client.
     pub fn check(&self) -> Result<()> {
-        let wrong = |key: &str, why: &str| {
-            Error::usage(format!("docker.gateway.{key} {why}"))
-        };
+        let wrong = |key: &str, why: &str| Error::usage(format!("docker.gateway.{key} {why}"));
         let is_plain = |text: &str| text.chars().all(|c| c.is_ascii_graphic());
         let url = self.issuer.strip_prefix("https://");
         let host = url.and_then(|rest| rest.split(['/', ':']).next());
@@ -75,7 +73,9 @@ impl Gateway {
                 .hint("Set it to the client that the issuer knows k1ops as."));
         }
         if !is_plain(&self.audience) {
-            return Err(wrong("audience", "is not a name").hint("Use printable ASCII without spaces."));
+            return Err(
+                wrong("audience", "is not a name").hint("Use printable ASCII without spaces.")
+            );
         }
         if !self.scope.split(' ').all(is_plain) {
             return Err(wrong("scope", "is no list of scopes")
@@ -99,7 +99,10 @@ mod tests {
             }
             .check()
         };
-        for good in ["https://id.example.org", "https://127.0.0.1:8443/realms/k1/"] {
+        for good in [
+            "https://id.example.org",
+            "https://127.0.0.1:8443/realms/k1/",
+        ] {
             check(good).unwrap();
         }
         for bad in [

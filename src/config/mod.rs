@@ -8,6 +8,7 @@ mod copies;
 mod edit;
 mod gateway;
 mod layers;
+mod plain;
 mod redact;
 
 pub use agents::Agent;

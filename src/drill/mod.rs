@@ -114,7 +114,7 @@ async fn on_scratch(
     let mut ground = Ground::prepare(stack, archive)?;
     let folder = options.keep.then(|| ground.keep());
     let played = Box::pin(play(&ground, archive, events, interrupt)).await;
-    let cleared = ground.clear(events).await;
+    let cleared = Box::pin(ground.clear(events)).await;
     let mut report = played?;
     cleared?;
     report.folder = folder;

@@ -86,28 +86,40 @@ fn told_but_not_there() -> Finding {
 /// Everything that ought to be refused is tried, and that k1ops itself is let in.
 async fn gateway(patient: &Patient, deployment: &Deployment) -> Result<Examined> {
     if !patient.service_runs(Service::Gateway).await {
-        return Ok(Finding::problem(ErrorKind::Failed, "the gateway does not run")
-            .because("nobody reaches Conductor, k1ops neither")
-            .remedy("k1ops start")
-            .into());
+        return Ok(
+            Finding::problem(ErrorKind::Failed, "the gateway does not run")
+                .because("nobody reaches Conductor, k1ops neither")
+                .remedy("k1ops start")
+                .into(),
+        );
     }
     let mut examined = Examined::default();
     published(patient, deployment, &mut examined).await;
     plain(deployment, &mut examined).await?;
     let client = deployment.client()?;
     let tokens = deployment.tokens()?;
-    attack(&client, &[("no token", None), ("any text for a token", Some("k1ops".to_owned()))], &mut examined)
-        .await?;
+    attack(
+        &client,
+        &[
+            ("no token", None),
+            ("any text for a token", Some("k1ops".to_owned())),
+        ],
+        &mut examined,
+    )
+    .await?;
     match tokens.token().await {
         Ok(token) => {
             attack(&client, &forged(token.expose()), &mut examined).await?;
             own(&client, token.expose(), &mut examined).await?;
         }
         Err(error) => examined.find(
-            Finding::problem(ErrorKind::Failed, "k1ops gets no token to pass the gateway with")
-                .seen(error.to_string())
-                .because("without one neither k1ops nor its workers reach Conductor")
-                .advise(error.hint_text().unwrap_or_default()),
+            Finding::problem(
+                ErrorKind::Failed,
+                "k1ops gets no token to pass the gateway with",
+            )
+            .seen(error.to_string())
+            .because("without one neither k1ops nor its workers reach Conductor")
+            .advise(error.hint_text().unwrap_or_default()),
         ),
     }
     Ok(examined)
@@ -144,7 +156,10 @@ async fn published(patient: &Patient, deployment: &Deployment, examined: &mut Ex
         Some(one) => examined.find(
             Finding::problem(
                 ErrorKind::Failed,
-                format!("Conductor is reached past its gateway, at port {}", one.port),
+                format!(
+                    "Conductor is reached past its gateway, at port {}",
+                    one.port
+                ),
             )
             .because("whoever goes that way is asked for nothing")
             .advise("Remove the port of conductor-server from the Compose files.")
@@ -192,10 +207,13 @@ async fn attack(
             continue;
         }
         examined.find(
-            Finding::problem(ErrorKind::Failed, format!("the gateway answers {status} to {what}"))
-                .because("whoever reaches its port can use Conductor's API")
-                .advise("If secrets/gateway.cfg was edited, let k1ops write it anew.")
-                .remedy("k1ops init && k1ops start"),
+            Finding::problem(
+                ErrorKind::Failed,
+                format!("the gateway answers {status} to {what}"),
+            )
+            .because("whoever reaches its port can use Conductor's API")
+            .advise("If secrets/gateway.cfg was edited, let k1ops write it anew.")
+            .remedy("k1ops init && k1ops start"),
         );
     }
     Ok(())
@@ -219,8 +237,17 @@ fn forged(token: &str) -> Vec<(&'static str, Option<String>)> {
         })
         .unwrap_or_default();
     vec![
-        ("a token without a signature", Some(format!("{none}.{claims}."))),
-        ("a token whose signature was cut off", Some(format!("{header}.{claims}."))),
-        ("a token that was changed", Some(format!("{header}.{changed}.{signature}"))),
+        (
+            "a token without a signature",
+            Some(format!("{none}.{claims}.")),
+        ),
+        (
+            "a token whose signature was cut off",
+            Some(format!("{header}.{claims}.")),
+        ),
+        (
+            "a token that was changed",
+            Some(format!("{header}.{changed}.{signature}")),
+        ),
     ]
 }

@@ -129,7 +129,7 @@ impl Plan {
     /// Compares what is in `folder` with what the configuration asks for. `secrets` is `None` where
     /// none are made yet; the file that carries them is then left out. `tls` is what production needs,
     /// and `gateway` what a gateway does.
-    pub fn make(
+    pub(super) fn make(
         folder: &Path,
         config: &Config,
         settings: &Settings,

@@ -100,7 +100,9 @@ fn configuration(asker: &Asker, cookie: &str, upstream: Service) -> String {
     told["tls_min_version"] = value("TLS1.2");
     let upstream = format!("http://{}:{}/", upstream.key(), upstream.inner_port());
     told["upstreams"] = list(&[&upstream]);
-    format!("# What the gateway is told. Written by k1ops from docker.gateway in k1ops.toml.\n{told}")
+    format!(
+        "# What the gateway is told. Written by k1ops from docker.gateway in k1ops.toml.\n{told}"
+    )
 }
 
 fn cookie_secret(text: &str) -> Option<String> {
@@ -127,14 +129,19 @@ fn secret(given: &Hidden, base: &Path) -> Result<Hidden> {
         Some(file) => {
             let path = base.join(file);
             let text = std::fs::read_to_string(&path).context_kind(ErrorKind::Usage, || {
-                format!("docker.gateway.client_secret, {}, cannot be read", path.display())
+                format!(
+                    "docker.gateway.client_secret, {}, cannot be read",
+                    path.display()
+                )
             })?;
             text.trim().to_owned()
         }
     };
     if text.is_empty() {
-        return Err(Error::usage("docker.gateway.client_secret is not set, or empty")
-            .hint("Write it into a file of mode 0600, and set client_secret = \"file:PATH\"."));
+        return Err(
+            Error::usage("docker.gateway.client_secret is not set, or empty")
+                .hint("Write it into a file of mode 0600, and set client_secret = \"file:PATH\"."),
+        );
     }
     Ok(Hidden::new(text))
 }
@@ -145,7 +152,10 @@ fn authority(file: &Path, base: &Path) -> Result<Option<String>> {
     }
     let path = base.join(file);
     let text = std::fs::read_to_string(&path).context_kind(ErrorKind::Usage, || {
-        format!("docker.gateway.authority, {}, cannot be read", path.display())
+        format!(
+            "docker.gateway.authority, {}, cannot be read",
+            path.display()
+        )
     })?;
     Ok(Some(text))
 }
@@ -180,7 +190,10 @@ mod tests {
         let told: DocumentMut = first.configuration.parse().unwrap();
         assert_eq!(told["client_secret"].as_str(), Some("hu\"sh\n"));
         let upstreams = told["upstreams"].to_string();
-        assert!(upstreams.contains("http://conductor-server:8080/"), "{upstreams}");
+        assert!(
+            upstreams.contains("http://conductor-server:8080/"),
+            "{upstreams}"
+        );
     }
 
     #[test]

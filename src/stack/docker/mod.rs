@@ -46,8 +46,8 @@ use crate::error::{Context, Error, Result};
 use crate::event::Events;
 use crate::interrupt::Interrupt;
 use chrono::{TimeDelta, Utc};
-use std::collections::BTreeMap;
 use gateway::GatewayFiles;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -348,7 +348,9 @@ pub fn plan_with(
         .then(|| GatewayFiles::prepare(&folder, told, &stack.base, settings.upstream()))
         .transpose()?;
     let (config, gateway) = (&stack.config, gateway.as_ref());
-    Plan::make(&folder, config, &settings, secrets, tls, gateway, image.user)
+    Plan::make(
+        &folder, config, &settings, secrets, tls, gateway, image.user,
+    )
 }
 
 /// The image that a start would use, as far as that is known before the JAR is at hand.

@@ -83,7 +83,11 @@ impl Service {
     /// Its address on this host, if `port` leads to it and it speaks HTTP.
     #[must_use]
     pub fn url(self, port: u16) -> String {
-        let scheme = if self == Self::Gateway { "https" } else { "http" };
+        let scheme = if self == Self::Gateway {
+            "https"
+        } else {
+            "http"
+        };
         format!("{scheme}://127.0.0.1:{port}")
     }
 

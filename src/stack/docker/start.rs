@@ -7,6 +7,7 @@ use super::services::{Services, said};
 use super::undo::Before;
 use super::wait::Patience;
 use super::{Deployment, Ready, Service, image_of, plan, preflight};
+use crate::config::Profile;
 use crate::error::{Error, Result};
 use crate::event::Events;
 use crate::interrupt::Interrupt;
@@ -114,6 +115,13 @@ fn write_files(stack: &Stack, ready: &Ready, events: &Events) -> Result<(Deploym
             "`k1ops init` shows how it differs, and asks whether to bring it up to date.",
         );
     }
+    let docker = &stack.config.docker;
+    if docker.gateway.is_configured() && docker.profile != Profile::Production {
+        events.warning_with_hint(
+            "docker.gateway is set, and there is no gateway: the profile is not production",
+            "`k1ops harden` brings it up; until then Conductor's API asks for no login.",
+        );
+    }
     let changed = plan.has_updates();
     plan.apply(&[])?;
     if ready.engine.maps_users() {
@@ -179,6 +187,7 @@ impl Run<'_> {
     /// Checks what can be checked and makes the images, while nothing of the stack is touched yet.
     async fn get_ready(&self) -> Result<()> {
         let engine = &self.ready.engine;
+        preflight::check_compose(&self.ready.compose, &self.deployment)?;
         preflight::check_names(engine, &self.deployment).await?;
         preflight::check_ports(engine, &self.deployment).await?;
         let settings = &self.deployment.settings;
@@ -262,7 +271,9 @@ impl Run<'_> {
     /// before Conductor needs it.
     async fn bring_up_stores(&self) -> Result<()> {
         let mut stores = self.deployment.settings.services();
-        stores.retain(|service| Service::WITH_VOLUME.contains(service) && *service != Service::Server);
+        stores.retain(|service| {
+            Service::WITH_VOLUME.contains(service) && *service != Service::Server
+        });
         self.services().up(&stores).await?;
         for service in stores {
             self.services().wait(service, self.patience(true)).await?;

@@ -238,8 +238,15 @@ mod tests {
             let given = GivenTls::default();
             let nowhere = Path::new("/nowhere");
             let both = with_certificate(false);
-            Tls::prepare(folder.path(), &given, nowhere, &both, TimeDelta::days(margin), at)
-                .unwrap()
+            Tls::prepare(
+                folder.path(),
+                &given,
+                nowhere,
+                &both,
+                TimeDelta::days(margin),
+                at,
+            )
+            .unwrap()
         };
         let first = prepare(0, now);
         assert_eq!(first.made.len(), 3);
