@@ -162,7 +162,9 @@ pub fn sources_of(stack: &Stack) -> Result<Vec<PlannedSource>> {
     }
     if stack.is_in_docker()? {
         let deployment = Deployment::of(stack)?;
-        for service in deployment.settings.services() {
+        let mut services = deployment.settings.services();
+        services.retain(|service| Service::WITH_VOLUME.contains(service));
+        for service in services {
             sources.push(PlannedSource::Volume {
                 volume: deployment.volume(service),
                 service,
