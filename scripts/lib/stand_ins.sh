@@ -6,12 +6,16 @@
 K1OPS_TESTBED_PREFIX=k1ops-testbed
 K1OPS_TESTBED_RECIPES="$K1OPS_ROOT/scripts/testbed.d"
 
+K1OPS_GATEWAY_VERSION=v7.15.6
+K1OPS_KEYCLOAK_VERSION=26.4.7
+
 declare -A OFFICIAL_IMAGE=(
     [postgres]=postgres:15-alpine
     [redis]=redis:7-alpine
     [haproxy]=haproxy:3.0-alpine
     [java]=eclipse-temurin:21-jre
     [elasticsearch]=docker.elastic.co/elasticsearch/elasticsearch:7.17.15
+    [gateway]=quay.io/oauth2-proxy/oauth2-proxy:$K1OPS_GATEWAY_VERSION-alpine
 )
 declare -A STAND_IN=(
     [postgres]=$K1OPS_TESTBED_PREFIX/postgres:15
@@ -19,8 +23,11 @@ declare -A STAND_IN=(
     [haproxy]=$K1OPS_TESTBED_PREFIX/haproxy:2.6
     [java]=$K1OPS_TESTBED_PREFIX/java:21
     [elasticsearch]=$K1OPS_TESTBED_PREFIX/elasticsearch:7.17.15
+    [gateway]=$K1OPS_TESTBED_PREFIX/oauth2-proxy:$K1OPS_GATEWAY_VERSION
+    # Keycloak with a realm for the tests, which no official image has.
+    [issuer]=$K1OPS_TESTBED_PREFIX/keycloak:$K1OPS_KEYCLOAK_VERSION
 )
-TESTBED_PARTS=(postgres redis haproxy java elasticsearch)
+TESTBED_PARTS=(postgres redis haproxy java elasticsearch gateway issuer)
 
 # A registry that did not answer once is not asked again in this run.
 REGISTRY_ANSWERS=
@@ -39,7 +46,7 @@ image_is_local() {
 # Prints the image that stands for a part on this machine, or fails.
 image_of() {
     local image
-    for image in "${OFFICIAL_IMAGE[$1]}" "${STAND_IN[$1]}"; do
+    for image in "${OFFICIAL_IMAGE[$1]:-}" "${STAND_IN[$1]}"; do
         if image_is_local "$image"; then
             printf '%s\n' "$image"
             return 0
@@ -52,7 +59,7 @@ ensure_images() {
     local part
     load_images
     for part in "${TESTBED_PARTS[@]}"; do
-        image_is_local "${OFFICIAL_IMAGE[$part]}" && continue
+        image_is_local "${OFFICIAL_IMAGE[$part]:-}" && continue
         stand_in_is_current "$part" && continue
         # A machine that has had to build one will not reach the registry today either.
         if ! image_is_local "${STAND_IN[$part]}" && pull_official "$part"; then continue; fi
@@ -62,7 +69,8 @@ ensure_images() {
 }
 
 pull_official() {
-    local image="${OFFICIAL_IMAGE[$1]}"
+    local image="${OFFICIAL_IMAGE[$1]:-}"
+    [ -n "$image" ] || return 1
     if [ -z "$REGISTRY_ANSWERS" ]; then
         # Its description is small: asking for it tells a slow registry from one out of reach.
         REGISTRY_ANSWERS=no
@@ -103,22 +111,40 @@ build_stand_in() {
     local part="$1" context="$K1OPS_TESTBED_RECIPES/$1" suite work
     suite="$(sed -n "s|^FROM $K1OPS_TESTBED_PREFIX/debian:||p" "$context/Dockerfile")"
     if [ -n "$suite" ]; then ensure_debian_image "$suite"; fi
-    if [ "$part" = elasticsearch ]; then
-        ensure_java_for_elasticsearch
-        work="$(mktemp -d /var/tmp/k1ops-elasticsearch.XXXXXX)"
-        cp -r "$context/." "$work"
-        logged "Fetching Elasticsearch's jars" mvn -B -ntp -q -f "$work/pom.xml" \
-            dependency:copy-dependencies "-DoutputDirectory=$work/lib"
-        context="$work"
-    fi
+    case "$part" in
+        elasticsearch | issuer | gateway)
+            work="$(mktemp -d "/var/tmp/k1ops-$part.XXXXXX")"
+            cp -r "$context/." "$work"
+            context="$work"
+            "fetch_$part" "$work"
+            ;;
+    esac
     # The classic builder: an engine of the distribution comes without buildx.
     logged "Building ${STAND_IN[$part]}" env DOCKER_BUILDKIT=0 docker build \
         --label "k1ops.testbed.recipe=$(recipe_digest "$part")" --tag "${STAND_IN[$part]}" "$context"
     if [ -n "${work:-}" ]; then rm -rf "$work"; fi
 }
 
-# Elasticsearch's stand-in is built on the Java stand-in, even where the official Java was pulled.
-ensure_java_for_elasticsearch() {
+fetch_elasticsearch() {
+    ensure_java_stand_in
+    logged "Fetching Elasticsearch's jars" mvn -B -ntp -q -f "$1/pom.xml" \
+        dependency:copy-dependencies "-DoutputDirectory=$1/lib"
+}
+
+fetch_issuer() {
+    ensure_java_stand_in
+    logged "Fetching Keycloak" mvn -B -ntp -q dependency:copy \
+        "-Dartifact=org.keycloak:keycloak-quarkus-dist:$K1OPS_KEYCLOAK_VERSION:tar.gz" \
+        "-DoutputDirectory=$1" -Dmdep.stripVersion=true
+}
+
+fetch_gateway() {
+    go_program oauth2-proxy github.com/oauth2-proxy/oauth2-proxy/v7 "$K1OPS_GATEWAY_VERSION"
+    cp "$K1OPS_TOOLS/oauth2-proxy-$K1OPS_GATEWAY_VERSION" "$1/oauth2-proxy"
+}
+
+# Built on where the official Java was pulled as well.
+ensure_java_stand_in() {
     need_commands "Installing Maven" mvn:maven
     if ! stand_in_is_current java; then build_stand_in java; fi
 }

@@ -1,6 +1,8 @@
-//! HTTP clients: one for servers on this host, one for the world outside.
+//! HTTP clients: for servers on this host, for the world outside, and for servers that are verified.
 
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,6 +66,44 @@ pub fn message_client(timeout: Duration) -> Result<reqwest::Client> {
             .redirect(reqwest::redirect::Policy::none())
             .timeout(timeout)
     })
+}
+
+/// A client for a server that is told secrets: it follows no redirect, speaks https only, and verifies
+/// whom it meets against the host's certificate authorities and those of `authority` (PEM).
+pub fn secret_client(authority: Option<&str>, timeout: Duration) -> Result<reqwest::Client> {
+    build_secret(reqwest::Client::builder(), authority, timeout)
+}
+
+/// The same for a server on this host or a private network, without a proxy.
+pub fn local_secret_client(authority: Option<&str>, timeout: Duration) -> Result<reqwest::Client> {
+    let client = reqwest::Client::builder().no_proxy();
+    build_secret(client, authority, timeout)
+}
+
+fn build_secret(
+    client: reqwest::ClientBuilder,
+    authority: Option<&str>,
+    timeout: Duration,
+) -> Result<reqwest::Client> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let given = CertificateDer::pem_slice_iter(authority.unwrap_or_default().as_bytes());
+    for certificate in given {
+        let added = certificate
+            .ok()
+            .and_then(|certificate| roots.add(certificate).ok());
+        if added.is_none() {
+            return Err(Error::bad_data(
+                "the certificate authority is not a PEM file",
+            ));
+        }
+    }
+    let client = client
+        .user_agent(concat!("k1ops/", env!("CARGO_PKG_VERSION")))
+        .redirect(reqwest::redirect::Policy::none())
+        .https_only(true)
+        .timeout(timeout);
+    build(client, roots)
 }
 
 /// What all clients that go out have in common.

@@ -17,6 +17,7 @@ pub mod log_file;
 #[cfg(test)]
 pub(crate) mod lying_server;
 pub mod mail;
+pub mod oauth;
 pub mod port;
 pub mod postgres;
 pub mod process;

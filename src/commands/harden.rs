@@ -11,7 +11,8 @@ use crate::ui::{self, Tone, Ui};
 ///
 /// PostgreSQL and Redis get certificates of the stack's own authority (or those of docker.tls) and
 /// speak nothing but TLS from then on; Conductor and k1ops verify them. Run again, it makes those anew
-/// that are within 30 days of their end. The files that it replaces are kept for --undo, and are put
+/// that are within 30 days of their end. With docker.gateway set, a gateway with a login is put before
+/// Conductor's API. The files that it replaces are kept for --undo, and are put
 /// back by itself if the stack does not come up. A stack that runs is started anew, after a question.
 #[derive(Debug, clap::Args)]
 pub struct HardenArgs {
@@ -75,6 +76,9 @@ fn shown(plan: &Plan, ui: &Ui) -> String {
         let word = ui.paint(Tone::Dim, &format!("{word:<8}"));
         text.push_str(&format!("  {word} {what}\n"));
     };
+    if plan.puts_gateway() {
+        line("make", "a gateway with a login before Conductor");
+    }
     for made in &plan.certificates {
         line("make", made);
     }

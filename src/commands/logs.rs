@@ -18,8 +18,8 @@ const POLL: Duration = Duration::from_millis(250);
 /// In tier 2, logs of earlier runs are beside it, numbered from 1, the newest.
 #[derive(Debug, clap::Args)]
 pub struct LogsArgs {
-    /// The service of tier 1 whose log to print: server, balancer, postgres, redis or elasticsearch;
-    /// or one of several servers by its container's name
+    /// The service of tier 1 whose log to print: server, balancer, gateway, postgres, redis or
+    /// elasticsearch; or one of several servers by its container's name
     service: Option<String>,
     /// Go on with what is appended, until interrupted
     #[arg(short, long)]
@@ -73,7 +73,7 @@ fn which(args: &LogsArgs, stack: &Stack) -> Result<Option<Which>> {
         return Ok(Some(Which::Called(word.clone())));
     }
     Err(Error::usage(format!("there is no service {word:?}"))
-        .hint("Name server, balancer, postgres, redis or elasticsearch."))
+        .hint("Name server, balancer, gateway, postgres, redis or elasticsearch."))
 }
 
 async fn of_container(

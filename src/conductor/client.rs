@@ -1,24 +1,46 @@
 //! Requests to one server, with errors that say what the server said.
 
+use crate::adapters::http;
+use crate::adapters::oauth::Tokens;
 use crate::error::{Context, Error, Result};
+use reqwest::{RequestBuilder, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::sync::Arc;
 use std::time::Duration;
+
+/// How long a request may take.
+const ANSWER: Duration = Duration::from_secs(30);
 
 /// One server's API. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Client {
     http: reqwest::Client,
     base: String,
+    tokens: Option<Arc<Tokens>>,
 }
 
 impl Client {
     /// A client for the server at `base`, such as `http://127.0.0.1:8080`.
     pub fn new(base: impl Into<String>) -> Result<Self> {
-        let http = crate::adapters::http::local_client(Duration::from_secs(30))?;
         Ok(Self {
-            http,
+            http: http::local_client(ANSWER)?,
             base: base.into().trim_end_matches('/').to_owned(),
+            tokens: None,
+        })
+    }
+
+    /// A client for the server behind a gateway at `base`, an `https` address, that is verified against
+    /// `authority` (PEM) and lets in who shows one of `tokens`.
+    pub fn behind_gateway(
+        base: impl Into<String>,
+        authority: Option<&str>,
+        tokens: Arc<Tokens>,
+    ) -> Result<Self> {
+        Ok(Self {
+            http: http::local_secret_client(authority, ANSWER)?,
+            base: base.into().trim_end_matches('/').to_owned(),
+            tokens: Some(tokens),
         })
     }
 
@@ -83,15 +105,26 @@ impl Client {
     /// The status and text of GET `path`, whatever the status is.
     pub async fn probe(&self, path: &str, timeout: Duration) -> Result<(u16, String)> {
         let cannot = || format!("Conductor at {} does not answer", self.base);
-        let answer = self
-            .http
-            .get(self.url(path))
-            .timeout(timeout)
-            .send()
-            .await
-            .context(cannot)?;
+        let request = self.http.get(self.url(path)).timeout(timeout);
+        let answer = self.answer(request, cannot).await?;
         let status = answer.status().as_u16();
         Ok((status, answer.text().await.context(cannot)?))
+    }
+
+    /// The status of GET `path` for who shows `token`, or none, in place of the client's own.
+    pub async fn status_for(
+        &self,
+        path: &str,
+        token: Option<&str>,
+        timeout: Duration,
+    ) -> Result<u16> {
+        let mut request = self.http.get(self.url(path)).timeout(timeout);
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        let answer = request.send().await;
+        let cannot = || format!("Conductor at {} does not answer", self.base);
+        Ok(answer.context(cannot)?.status().as_u16())
     }
 
     fn url(&self, path: &str) -> String {
@@ -115,9 +148,33 @@ impl Client {
         ))
     }
 
-    async fn send(&self, request: reqwest::RequestBuilder, path: &str) -> Result<String> {
+    /// What is answered, to who shows a token where one is asked for. One that is not taken any more,
+    /// since the issuer's keys or the clocks have changed, is got anew, once.
+    async fn answer(
+        &self,
+        request: RequestBuilder,
+        cannot: impl Fn() -> String,
+    ) -> Result<Response> {
+        let Some(tokens) = &self.tokens else {
+            return request.send().await.context(cannot);
+        };
+        let again = request.try_clone();
+        // Boxed: it is rare, and larger than all the rest of a request.
+        let token = Box::pin(tokens.token()).await?;
+        let request = request.bearer_auth(token.expose());
+        let answer = request.send().await.context(&cannot)?;
+        let is_refused = is_refused(answer.status());
+        let Some(again) = again.filter(|_| is_refused) else {
+            return Ok(answer);
+        };
+        let token = Box::pin(tokens.instead_of(&token)).await?;
+        let request = again.bearer_auth(token.expose());
+        request.send().await.context(cannot)
+    }
+
+    async fn send(&self, request: RequestBuilder, path: &str) -> Result<String> {
         let cannot = || format!("Conductor at {} does not answer {path}", self.base);
-        let answer = request.send().await.context(cannot)?;
+        let answer = self.answer(request, cannot).await?;
         let status = answer.status();
         let text = answer.text().await.context(cannot)?;
         self.accepted(path, status, text)
@@ -126,6 +183,9 @@ impl Client {
     fn accepted(&self, path: &str, status: reqwest::StatusCode, text: String) -> Result<String> {
         if status.is_success() {
             return Ok(text);
+        }
+        if is_refused(status) {
+            return Err(self.shut_out(status));
         }
         let said: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
         let mut why = said["message"].as_str().unwrap_or(text.trim()).to_owned();
@@ -142,6 +202,26 @@ impl Client {
             self.base
         )))
     }
+
+    /// Conductor itself has no login: whoever says this stands before it.
+    fn shut_out(&self, status: StatusCode) -> Error {
+        let error = Error::failed(format!(
+            "the gateway before Conductor at {} lets k1ops not in: {status}",
+            self.base
+        ));
+        if self.tokens.is_none() {
+            return error.hint("Set docker.gateway in k1ops.toml as it is where the stack runs.");
+        }
+        error.hint(
+            "The issuer's token is not for this gateway: see docker.gateway.audience and .scope, and \
+             `k1ops logs --service gateway`.",
+        )
+    }
+}
+
+/// Whether a gateway says that it wants another token.
+fn is_refused(status: StatusCode) -> bool {
+    matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
 }
 
 #[cfg(test)]

@@ -132,6 +132,7 @@ pub fn load(
         .to_path_buf();
     let config = layers.typed()?;
     check_name(&config.stack)?;
+    super::plain::check(&config)?;
     Ok(Loaded {
         config,
         origins: layers.origins,

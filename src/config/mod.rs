@@ -6,12 +6,15 @@
 mod agents;
 mod copies;
 mod edit;
+mod gateway;
 mod layers;
+mod plain;
 mod redact;
 
 pub use agents::Agent;
 pub use copies::RepositoryCopy;
 pub use edit::with_value;
+pub use gateway::Gateway;
 pub use layers::{Explained, FILE_NAME, Loaded, Origin, Overrides, load};
 pub use redact::{Hidden, Secret, redact_url};
 
@@ -137,7 +140,8 @@ pub enum Profile {
 pub struct GivenTls {
     /// The authority's certificate (PEM); empty: k1ops is its own authority.
     pub authority: PathBuf,
-    /// The server certificate (PEM), for `postgres`, `redis`, `localhost` and 127.0.0.1.
+    /// The server certificate (PEM), for `postgres`, `redis`, `localhost` and 127.0.0.1, and for
+    /// `gateway` if there is one.
     pub certificate: PathBuf,
     /// Its private key (PEM).
     pub key: PathBuf,
@@ -169,6 +173,8 @@ pub struct Docker {
     pub compose: String,
     /// A certificate of the user's own (production).
     pub tls: GivenTls,
+    /// The login before Conductor (production).
+    pub gateway: Gateway,
 }
 
 /// Where archives are kept.
@@ -430,6 +436,7 @@ impl Default for Docker {
             balancer_image: "haproxy:3.0-alpine".to_owned(),
             compose: String::new(),
             tls: GivenTls::default(),
+            gateway: Gateway::default(),
         }
     }
 }

@@ -174,6 +174,7 @@ fn secrets(patient: &Patient) -> Vec<String> {
     }
     let notify = &stack.config.notify;
     let told = [
+        &stack.config.docker.gateway.client_secret,
         &notify.webhook,
         &notify.slack,
         &notify.ntfy,

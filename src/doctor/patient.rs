@@ -172,7 +172,7 @@ impl Patient {
             Ok(Remembered::Running(state)) => Some(state.url()),
             _ => self.docker().await.and_then(|docker| docker.url.clone()),
         };
-        Client::new(url?).ok()
+        self.stack.conductor_at(&url?).ok()
     }
 
     /// The tier that runs, or else the one that would be started.

@@ -114,7 +114,7 @@ async fn on_scratch(
     let mut ground = Ground::prepare(stack, archive)?;
     let folder = options.keep.then(|| ground.keep());
     let played = Box::pin(play(&ground, archive, events, interrupt)).await;
-    let cleared = ground.clear(events).await;
+    let cleared = Box::pin(ground.clear(events)).await;
     let mut report = played?;
     cleared?;
     report.folder = folder;
@@ -196,7 +196,7 @@ async fn boot(scratch: &Stack, events: &Events, interrupt: &Interrupt) -> Result
         .as_ref()
         .filter(|_| report.is_well())
         .ok_or_else(|| Error::bad_data("the server is not healthy on the restored data"))?;
-    Client::new(&server.url)
+    scratch.conductor_at(&server.url)
 }
 
 /// What fails on the restored data, and is not missing on this host, is the data's fault until

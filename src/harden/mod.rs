@@ -66,11 +66,20 @@ impl Plan {
         self.config.is_none() && !self.rotates && self.files.is_settled()
     }
 
+    /// Whether the gateway before Conductor is new, or is told something else.
+    #[must_use]
+    pub fn puts_gateway(&self) -> bool {
+        let is_it = |path: &Path| path.ends_with("secrets/gateway.cfg");
+        changed(self).iter().any(|file| is_it(&file.path))
+    }
+
     fn what(&self) -> Vec<String> {
         let profile = self.config.as_ref().map(|_| "production".to_owned());
         let rotated = self.rotates.then(|| "new passwords".to_owned());
         let made = self.certificates.iter().cloned();
-        profile.into_iter().chain(made).chain(rotated).collect()
+        let gateway = self.puts_gateway().then(|| "the gateway".to_owned());
+        let all = profile.into_iter().chain(made).chain(gateway);
+        all.chain(rotated).collect()
     }
 }
 
@@ -266,6 +275,9 @@ fn before(stack: &Stack, kept: Kept) -> Result<Stack> {
     } else {
         Profile::Standard
     };
+    if !settings.has_gateway() {
+        before.config.docker.gateway = config::Gateway::default();
+    }
     Ok(before)
 }
 
@@ -302,6 +314,14 @@ pub async fn undo(
     let stack = Stack::open(loaded)?.without_docker_database();
     let what = plan.kept.what.clone();
     let before = before(&stack, plan.kept)?;
+    let docker = &before.config.docker;
+    let is_still_told = loaded.config.docker.gateway.is_configured();
+    if is_still_told && docker.profile == Profile::Production && !docker.gateway.is_configured() {
+        events.warning_with_hint(
+            "docker.gateway is still set, and the next start brings the gateway back",
+            "Remove it from k1ops.toml to do without.",
+        );
+    }
     if plan.restarts {
         Box::pin(start(&before, events, interrupt)).await?;
     }

@@ -7,7 +7,7 @@ use super::swap::address;
 use crate::adapters::fs::Lock;
 use crate::adapters::postgres::admin;
 use crate::adapters::sqlite::in_use_by;
-use crate::conductor::{Client, Requeued, requeue};
+use crate::conductor::{Requeued, requeue};
 use crate::error::{Error, Result};
 use crate::event::Events;
 use crate::interrupt::Interrupt;
@@ -174,7 +174,7 @@ pub async fn requeue_pending(
     if pending.is_empty() {
         return Ok(None);
     }
-    let counts = requeue(&Client::new(url)?, events, interrupt).await?;
+    let counts = requeue(&stack.conductor_at(url)?, events, interrupt).await?;
     for mut journal in pending {
         journal.requeue_pending = false;
         journal.write(stack)?;

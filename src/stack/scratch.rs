@@ -2,7 +2,7 @@
 
 use super::{Remembered, ServerState, Stack, free_ports};
 use crate::adapters::process::{Identity, Signal};
-use crate::config::{Config, Database, Repository};
+use crate::config::{Config, Database, Gateway, Repository};
 use crate::error::{Context, Result};
 use std::path::Path;
 use tempfile::TempDir;
@@ -52,6 +52,8 @@ impl ScratchStack {
             pg_dump: config.database.pg_dump.clone(),
             ..Database::default()
         };
+        // Nobody else reaches it, and a token would be for the other one.
+        config.docker.gateway = Gateway::default();
         if config.server.health_timeout == 0 {
             config.server.health_timeout = HEALTH_TIMEOUT;
         }

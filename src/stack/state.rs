@@ -6,6 +6,7 @@
 use super::{Stack, Tier};
 use crate::adapters::fs;
 use crate::adapters::process::Identity;
+use crate::conductor::Client;
 use crate::error::{Context, Error, Result};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -152,6 +153,16 @@ impl Stack {
             return Ok(super::docker::Deployment::of(self)?.url());
         }
         Ok(format!("http://127.0.0.1:{}", self.config.ports.conductor))
+    }
+
+    /// A client for the stack's Conductor, with the token that a gateway before it asks for.
+    pub fn conductor(&self) -> Result<Client> {
+        self.conductor_at(&self.conductor_url()?)
+    }
+
+    /// The same at another address.
+    pub fn conductor_at(&self, url: &str) -> Result<Client> {
+        super::docker::Deployment::of(self)?.client_at(url)
     }
 }
 

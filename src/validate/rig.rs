@@ -147,7 +147,7 @@ impl Rig {
         for name in self.containers()? {
             engine.remove_container(&name).await?;
         }
-        for service in docker::Service::ALL {
+        for service in docker::Service::WITH_VOLUME {
             engine.remove_volume(&deployment.volume(service)).await?;
         }
         engine.remove_network(&deployment.names.network()).await
@@ -238,7 +238,7 @@ impl Rig {
 
     /// A client for the stack's server.
     pub(super) fn client(&self) -> Result<Client> {
-        Client::new(self.stack.conductor_url()?)
+        self.stack.conductor()
     }
 
     /// The stack's K1 tables.

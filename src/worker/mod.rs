@@ -131,13 +131,13 @@ pub async fn run(
     let agents = Agents::of(stack)?;
     let types = types(&agents, &options.types)?;
     let _lock = Lock::exclusive(&stack.lock_file("worker"), "k1ops worker")?;
-    let url = match &options.server {
-        Some(url) => url.clone(),
-        None => stack.conductor_url()?,
+    let client = match &options.server {
+        Some(url) => stack.conductor_at(url)?,
+        None => stack.conductor()?,
     };
     let begun = Instant::now();
     let worker = Arc::new(Worker {
-        client: Client::new(url)?,
+        client,
         recorder: Recorder::open(stack, events).await?,
         agents,
         runner: Runner::default(),

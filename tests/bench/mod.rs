@@ -74,6 +74,7 @@ impl Bench {
             .env("K1OPS_DOCKER_REDIS_IMAGE", testbed("REDIS_IMAGE"))
             .env("K1OPS_DOCKER_JAVA_IMAGE", testbed("JAVA_IMAGE"))
             .env("K1OPS_DOCKER_BALANCER_IMAGE", testbed("HAPROXY_IMAGE"))
+            .env("K1OPS_DOCKER_GATEWAY_IMAGE", testbed("GATEWAY_IMAGE"))
             .env("K1OPS_SERVER_HEALTH_TIMEOUT", "400")
             .stdin(Stdio::null());
         command

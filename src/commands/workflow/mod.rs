@@ -312,7 +312,7 @@ fn act(context: &Context, id: &str, outcome: &'static str) -> Result<ExitCode> {
 }
 
 fn client(context: &Context) -> Result<Client> {
-    Client::new(context.stack()?.conductor_url()?)
+    context.stack()?.conductor()
 }
 
 /// Adds what to do where no server answers.

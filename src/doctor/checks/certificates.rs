@@ -38,9 +38,10 @@ fn look(patient: &Patient) -> Result<Examined> {
         own,
         &mut examined,
     )?;
-    for service in tls::WITH_CERTIFICATE {
+    for service in tls::with_certificate(deployment.settings.has_gateway()) {
         let name = match service {
             Service::Postgres => "PostgreSQL",
+            Service::Gateway => "the gateway",
             _ => "Redis",
         };
         let file = tls::certificate_file(folder, service);

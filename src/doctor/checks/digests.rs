@@ -36,6 +36,9 @@ async fn look(patient: &Patient) -> Result<Examined> {
     if patient.deployment()?.settings.servers().max(config.servers) > 1 {
         named.push(("balancer_image", config.balancer_image.as_str()));
     }
+    if config.gateway.is_configured() {
+        named.push(("gateway.image", config.gateway.image.as_str()));
+    }
     let engine = patient.engine_soon().await;
     let mut examined = Examined::default();
     for (key, name) in named {
@@ -52,7 +55,7 @@ async fn look(patient: &Patient) -> Result<Examined> {
         examined.find(match image.and_then(|image| image.digests.into_iter().next()) {
             Some(digest) => finding
                 .advise(format!("Set docker.{key} to what is here now."))
-                .remedy(format!("export K1OPS_DOCKER_{}={digest}", key.to_uppercase())),
+                .remedy(format!("export K1OPS_DOCKER_{}={digest}", key.to_uppercase().replace('.', "_"))),
             None => finding
                 .seen("this engine did not get it from a registry, so that it has no digest")
                 .advise(format!("Name an image of a registry in docker.{key}, by its digest."))

@@ -42,6 +42,9 @@ async fn look(patient: &Patient) -> Result<Examined> {
     if patient.deployment()?.settings.servers().max(config.servers) > 1 {
         wanted.push((Service::Balancer, &config.balancer_image));
     }
+    if patient.deployment()?.settings.has_gateway() {
+        wanted.push((Service::Gateway, &config.gateway.image));
+    }
     let containers = patient.docker().await;
     let mut examined = Examined::default();
     let mut missing = Vec::new();

@@ -89,6 +89,17 @@ fn secrets(patient: &Patient) -> Vec<PathBuf> {
     {
         files.push(file.clone());
     }
+    let secret = &stack.config.docker.gateway.client_secret;
+    match (secret.file(), &patient.loaded.file) {
+        (Some(named), _) => files.push(stack.base.join(named)),
+        (None, Some(file)) if !secret.is_empty() => {
+            let holds = std::fs::read_to_string(file);
+            if holds.is_ok_and(|text| text.contains(secret.expose())) {
+                files.push(file.clone());
+            }
+        }
+        (None, _) => {}
+    }
     files.sort();
     files.dedup();
     files

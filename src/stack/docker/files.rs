@@ -5,10 +5,11 @@
 //! be brought up to date; one that differs from the record was edited, and is kept.
 
 use super::Secrets;
+use super::gateway::GatewayFiles;
 use super::image::User;
 use super::names::Service;
 use super::settings::Settings;
-use super::tls::Tls;
+use super::tls::{GATEWAY_KEY, Tls};
 use crate::adapters::fs;
 use crate::conductor::properties::{self, Properties};
 use crate::config::Config;
@@ -43,6 +44,9 @@ const SERVERS_FILES: [&str; 3] = [
 
 /// What is added in production, beside the certificates.
 const PRODUCTION_FILES: [&str; 2] = ["docker-compose.production.yaml", "pg_hba.conf"];
+
+/// What is added for a gateway, beside its secrets.
+const GATEWAY_FILE: &str = "docker-compose.gateway.yaml";
 
 /// The record's name.
 const RECORD: &str = ".written.json";
@@ -130,17 +134,19 @@ pub struct Plan {
 
 impl Plan {
     /// Compares what is in `folder` with what the configuration asks for. `secrets` is `None` where
-    /// none are made yet; the file that carries them is then left out. `tls` is what production needs.
-    pub fn make(
+    /// none are made yet; the file that carries them is then left out. `tls` is what production needs,
+    /// and `gateway` what a gateway does.
+    pub(super) fn make(
         folder: &Path,
         config: &Config,
         settings: &Settings,
         secrets: Option<&Secrets>,
         tls: Option<&Tls>,
+        gateway: Option<&GatewayFiles>,
         user: User,
     ) -> Result<Self> {
         let record = read_record(folder)?;
-        let files = wanted(folder, config, settings, secrets, tls, user)
+        let files = wanted(folder, config, settings, secrets, tls, gateway, user)
             .into_iter()
             .map(|wanted| planned(folder, wanted, &record))
             .collect::<Result<_>>()?;
@@ -220,12 +226,17 @@ fn wanted(
     settings: &Settings,
     secrets: Option<&Secrets>,
     tls: Option<&Tls>,
+    gateway: Option<&GatewayFiles>,
     user: User,
 ) -> Vec<Wanted> {
     let compose = embedded("docker-compose.yaml").unwrap_or_default();
     let properties = secrets.map(|secrets| render(&server_properties(config, settings, secrets)));
     let mut settings = settings.clone();
     set_digests(folder, &mut settings, properties.as_deref(), secrets, tls);
+    if let Some(gateway) = gateway {
+        let told = format!("{}{}", gateway.digest(), tls_digest(tls, Service::Gateway));
+        settings.set_digest(Service::Gateway, &digest(told.as_bytes()));
+    }
     let mut files = vec![
         Wanted::new("docker-compose.yaml", compose, 0o644),
         // Read by the database's own user when the volume is first filled.
@@ -251,8 +262,27 @@ fn wanted(
         files.extend(tls.files().into_iter().map(|file| {
             let mut wanted = Wanted::new(&file.name, file.contents, file.mode);
             wanted.secret = true;
+            // It is read by the container's only process, as this user.
+            wanted.owner = (file.name == GATEWAY_KEY).then_some(user);
             wanted
         }));
+    }
+    if let Some(gateway) = gateway {
+        files.extend(of_gateway(gateway, &settings, user));
+    }
+    files
+}
+
+/// The overlay names the service that answers for Conductor, which is not the same in every stack.
+fn of_gateway(gateway: &GatewayFiles, settings: &Settings, user: User) -> Vec<Wanted> {
+    let overlay = String::from_utf8_lossy(embedded(GATEWAY_FILE).unwrap_or_default());
+    let overlay = overlay.replace(Service::Server.key(), settings.upstream().key());
+    let mut files = vec![Wanted::new(GATEWAY_FILE, overlay, 0o644)];
+    for (name, contents, is_secret) in gateway.files() {
+        let mut file = Wanted::new(name, contents, if is_secret { 0o600 } else { 0o444 });
+        file.owner = is_secret.then_some(user);
+        file.secret = is_secret;
+        files.push(file);
     }
     files
 }
@@ -272,7 +302,7 @@ fn set_digests(
     secrets: Option<&Secrets>,
     tls: Option<&Tls>,
 ) {
-    let of = |service| tls.map_or_else(String::new, |tls| tls.digest(service));
+    let of = |service| tls_digest(tls, service);
     if let Some(text) = properties {
         let authority = of(Service::Server);
         let told = format!("{text}{authority}");
@@ -294,6 +324,10 @@ fn set_digests(
             &digest(&told.collect::<Vec<_>>().concat()),
         );
     }
+}
+
+fn tls_digest(tls: Option<&Tls>, service: Service) -> String {
+    tls.map_or_else(String::new, |tls| tls.digest(service))
 }
 
 fn init_sql() -> String {
@@ -431,7 +465,7 @@ mod tests {
         let secrets = Secrets::ensure(folder).unwrap();
         let settings = Settings::of(config, &ServerImage::for_tests());
         let user = User::of_process();
-        Plan::make(folder, config, &settings, Some(&secrets), None, user).unwrap()
+        Plan::make(folder, config, &settings, Some(&secrets), None, None, user).unwrap()
     }
 
     fn change(plan: &Plan, name: &str) -> Change {

@@ -5,6 +5,7 @@
 mod balancer;
 mod diagnose;
 pub mod files;
+mod gateway;
 mod image;
 mod journal;
 mod names;
@@ -39,14 +40,18 @@ use super::jar::cache::Cache;
 use crate::adapters::compose::{Compose, Project};
 use crate::adapters::docker::{Container, Engine};
 use crate::adapters::fs;
+use crate::adapters::oauth::Tokens;
 use crate::adapters::postgres::{Address, Session};
-use crate::config::{Database, Profile, Secret};
+use crate::conductor::Client;
+use crate::config::{self, Database, Profile, Secret};
 use crate::error::{Context, Error, Result};
 use crate::event::Events;
 use crate::interrupt::Interrupt;
 use chrono::{TimeDelta, Utc};
+use gateway::GatewayFiles;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What this tier needs of the host, found and verified.
@@ -94,18 +99,19 @@ pub struct Deployment {
     pub settings: Settings,
     /// The names of its parts.
     pub names: Names,
+    /// Who lets k1ops past the gateway, if there is one.
+    login: Login,
+}
+
+/// What is configured for getting past a gateway, read only when it is needed.
+#[derive(Debug, Clone)]
+struct Login {
+    gateway: config::Gateway,
+    given: PathBuf,
+    base: PathBuf,
 }
 
 impl Deployment {
-    fn new(folder: PathBuf, settings: Settings, fallback_prefix: &str) -> Self {
-        let prefix = settings.get("K1_PREFIX").unwrap_or(fallback_prefix);
-        Self {
-            names: Names::new(prefix),
-            settings,
-            folder,
-        }
-    }
-
     /// What the files on disk say; what the configuration says where there are none yet.
     pub fn of(stack: &Stack) -> Result<Self> {
         let folder = stack.docker_folder();
@@ -113,7 +119,18 @@ impl Deployment {
             Some(settings) => settings,
             None => Settings::of(&stack.config, &expected_image(stack)),
         };
-        Ok(Self::new(folder, settings, &stack.config.docker.prefix))
+        let docker = &stack.config.docker;
+        let prefix = settings.get("K1_PREFIX").unwrap_or(&docker.prefix);
+        Ok(Self {
+            names: Names::new(prefix),
+            settings,
+            folder,
+            login: Login {
+                gateway: docker.gateway.clone(),
+                given: docker.tls.authority.clone(),
+                base: stack.base.clone(),
+            },
+        })
     }
 
     /// The volume that a service keeps its data (or its log) in now.
@@ -214,6 +231,7 @@ impl Deployment {
                 Service::Elasticsearch => "K1_ELASTICSEARCH_IMAGE",
                 Service::Server => "K1_SERVER_IMAGE",
                 Service::Balancer => "K1_BALANCER_IMAGE",
+                Service::Gateway => "K1_GATEWAY_IMAGE",
             };
             let tag = self.settings.get(name).unwrap_or_default();
             if let Some(image) = engine.image(tag).await? {
@@ -238,11 +256,48 @@ impl Deployment {
         )
     }
 
-    /// The server's address on this host.
+    /// Conductor's address on this host.
     #[must_use]
     pub fn url(&self) -> String {
-        let port = self.settings.port(self.settings.front()).unwrap_or(8080);
-        format!("http://127.0.0.1:{port}")
+        let front = self.settings.front();
+        front.url(self.settings.port(front).unwrap_or(8080))
+    }
+
+    /// A client for Conductor at this stack's address.
+    pub fn client(&self) -> Result<Client> {
+        self.client_at(&self.url())
+    }
+
+    /// A client for Conductor at `url`. Nothing but a gateway speaks https, and only there a token is
+    /// shown.
+    pub fn client_at(&self, url: &str) -> Result<Client> {
+        let Login {
+            gateway,
+            given,
+            base,
+        } = &self.login;
+        if !url.starts_with("https://") {
+            return Client::new(url);
+        }
+        if !gateway.is_configured() {
+            return Err(Error::usage(format!(
+                "there is a gateway before Conductor at {url}, and docker.gateway is not set"
+            ))
+            .hint("Set docker.gateway in k1ops.toml as it is where the stack was started."));
+        }
+        let own = self.authority().filter(|file| file.exists());
+        let given = (!given.as_os_str().is_empty()).then(|| base.join(given));
+        let read = |file: PathBuf| {
+            std::fs::read_to_string(&file).context(|| format!("{} cannot be read", file.display()))
+        };
+        let authority = own.or(given).map(read).transpose()?;
+        Client::behind_gateway(url, authority.as_deref(), Arc::new(self.tokens()?))
+    }
+
+    /// Tokens that the gateway asks for.
+    pub fn tokens(&self) -> Result<Tokens> {
+        let Login { gateway, base, .. } = &self.login;
+        Tokens::of(gateway::asker(gateway, base)?)
     }
 
     /// The database, as a configuration would name it.
@@ -329,8 +384,10 @@ pub fn certificates(stack: &Stack, margin: TimeDelta) -> Result<Option<Tls>> {
     if stack.config.docker.profile != Profile::Production {
         return Ok(None);
     }
-    let (folder, given) = (stack.docker_folder(), &stack.config.docker.tls);
-    Tls::prepare(&folder, given, &stack.base, margin, Utc::now()).map(Some)
+    let docker = &stack.config.docker;
+    let services = tls::with_certificate(docker.gateway.is_configured());
+    let (folder, base) = (stack.docker_folder(), &stack.base);
+    Tls::prepare(&folder, &docker.tls, base, &services, margin, Utc::now()).map(Some)
 }
 
 /// The same with these passwords and certificates.
@@ -351,7 +408,15 @@ pub fn plan_with(
     if let Some(live) = live {
         settings = settings.with_volumes_of(&live);
     }
-    Plan::make(&folder, &config, &settings, secrets, tls, image.user)
+    let told = &config.docker.gateway;
+    let gateway = settings
+        .has_gateway()
+        .then(|| GatewayFiles::prepare(&folder, told, &stack.base, settings.upstream()))
+        .transpose()?;
+    let gateway = gateway.as_ref();
+    Plan::make(
+        &folder, &config, &settings, secrets, tls, gateway, image.user,
+    )
 }
 
 /// The image that a start would use, as far as that is known before the JAR is at hand.

@@ -19,16 +19,19 @@ pub enum Service {
     Server,
     /// What stands before several servers.
     Balancer,
+    /// What asks for a login before Conductor.
+    Gateway,
 }
 
 impl Service {
     /// All of them, each after those that it needs.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Postgres,
         Self::Redis,
         Self::Elasticsearch,
         Self::Server,
         Self::Balancer,
+        Self::Gateway,
     ];
 
     /// Those that keep something in a volume.
@@ -48,6 +51,7 @@ impl Service {
             Self::Elasticsearch => "elasticsearch",
             Self::Server => "conductor-server",
             Self::Balancer => "balancer",
+            Self::Gateway => "gateway",
         }
     }
 
@@ -76,7 +80,19 @@ impl Service {
             Self::Redis => 6379,
             Self::Elasticsearch => 9200,
             Self::Server | Self::Balancer => 8080,
+            Self::Gateway => 8443,
         }
+    }
+
+    /// Its address on this host, if `port` leads to it and it speaks HTTP.
+    #[must_use]
+    pub fn url(self, port: u16) -> String {
+        let scheme = if self == Self::Gateway {
+            "https"
+        } else {
+            "http"
+        };
+        format!("{scheme}://127.0.0.1:{port}")
     }
 
     /// The setting that names its port on the host, for hints.
@@ -86,7 +102,7 @@ impl Service {
             Self::Postgres => "ports.postgres",
             Self::Redis => "ports.redis",
             Self::Elasticsearch => "ports.elasticsearch",
-            Self::Server | Self::Balancer => "ports.conductor",
+            Self::Server | Self::Balancer | Self::Gateway => "ports.conductor",
         }
     }
 
@@ -95,7 +111,7 @@ impl Service {
     pub fn grace(self, config: &Config) -> Duration {
         Duration::from_secs(match self {
             Self::Postgres => 120,
-            Self::Redis | Self::Balancer => 30,
+            Self::Redis | Self::Balancer | Self::Gateway => 30,
             Self::Elasticsearch => 60,
             Self::Server => config.server.stop_timeout,
         })
@@ -137,8 +153,8 @@ impl Names {
             Service::Postgres => "postgres_data",
             Service::Redis => "redis_data",
             Service::Elasticsearch => "elasticsearch_data",
-            // The balancer keeps nothing. What it balances keeps this.
-            Service::Server | Service::Balancer => "logs",
+            // Balancer and gateway keep nothing. What is behind them keeps this.
+            Service::Server | Service::Balancer | Service::Gateway => "logs",
         };
         format!("{}_{what}", self.prefix)
     }
@@ -170,11 +186,15 @@ mod tests {
     /// The Compose file writes the same names in its own way; the two must not part.
     #[test]
     fn the_compose_file_uses_these_names() {
-        let compose: String = ["docker-compose.yaml", "docker-compose.servers.yaml"]
-            .map(|name| super::super::files::embedded(name).unwrap().to_vec())
-            .map(|text| String::from_utf8(text).unwrap())
-            .concat()
-            .replace("${K1_PREFIX:-conductor}", "p");
+        let compose: String = [
+            "docker-compose.yaml",
+            "docker-compose.servers.yaml",
+            "docker-compose.gateway.yaml",
+        ]
+        .map(|name| super::super::files::embedded(name).unwrap().to_vec())
+        .map(|text| String::from_utf8(text).unwrap())
+        .concat()
+        .replace("${K1_PREFIX:-conductor}", "p");
         let names = Names::new("p");
         for service in Service::ALL {
             assert!(compose.contains(&format!("\n  {}:\n", service.key())));

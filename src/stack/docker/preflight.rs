@@ -2,6 +2,7 @@
 //! image.
 
 use super::{Deployment, Service};
+use crate::adapters::compose::Compose;
 use crate::adapters::docker::{Container, Engine};
 use crate::adapters::port;
 use crate::error::{Error, Result};
@@ -9,6 +10,20 @@ use std::path::Path;
 
 /// Where the database keeps its data inside its container.
 const PGDATA: &str = "/var/lib/postgresql/data";
+/// From this version on Compose takes back what an earlier file says.
+const RESETS: (u32, u32, u32) = (2, 24, 4);
+
+/// Fails if Compose cannot take the server's port away, which is then the gateway's.
+pub fn check_compose(compose: &Compose, deployment: &Deployment) -> Result<()> {
+    if !deployment.settings.has_gateway() || compose.is_at_least(RESETS) {
+        return Ok(());
+    }
+    Err(Error::missing(format!(
+        "{} cannot put a gateway before Conductor",
+        compose.name()
+    ))
+    .hint("Install Compose 2.24.4 or later; https://docs.docker.com/compose/install/ says how."))
+}
 
 /// Fails if a container of this stack's names belongs to another one.
 pub async fn check_names(engine: &Engine, deployment: &Deployment) -> Result<()> {
@@ -53,7 +68,9 @@ async fn is_own(
     port: u16,
 ) -> Result<bool> {
     let holders = match service {
-        Service::Server | Service::Balancer => vec![Service::Server, Service::Balancer],
+        Service::Server | Service::Balancer | Service::Gateway => {
+            vec![Service::Server, Service::Balancer, Service::Gateway]
+        }
         other => vec![other],
     };
     for holder in holders {

@@ -13,10 +13,12 @@ const BEYOND_HEAP: u64 = 1 << 30;
 /// The property that says how many connections of the database a server takes.
 const POOL_KEY: &str = "spring.datasource.hikari.maximum-pool-size";
 
-/// The Compose file of every stack, and what is laid over it for several servers and in production.
+/// The Compose file of every stack, and what is laid over it for several servers, in production and for
+/// a gateway.
 const COMPOSE: &str = "docker-compose.yaml";
 const SERVERS: &str = "docker-compose.servers.yaml";
 const PRODUCTION: &str = "docker-compose.production.yaml";
+const GATEWAY: &str = "docker-compose.gateway.yaml";
 
 /// What the Compose file is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +58,9 @@ impl Settings {
         }
         if config.docker.profile == Profile::Production {
             set("K1_PROFILE", "production".to_owned());
+            if config.docker.gateway.is_configured() {
+                set("K1_GATEWAY_IMAGE", config.docker.gateway.image.clone());
+            }
         }
         if config.docker.elasticsearch {
             set("COMPOSE_PROFILES", "elasticsearch".to_owned());
@@ -172,6 +177,9 @@ impl Settings {
         if self.is_production() {
             files.push(PRODUCTION);
         }
+        if self.has_gateway() {
+            files.push(GATEWAY);
+        }
         files
     }
 
@@ -189,14 +197,30 @@ impl Settings {
         servers.unwrap_or(1).max(1)
     }
 
-    /// The service that Conductor is reached through, from this host and from other containers: the
-    /// server itself, or what stands before several.
+    /// Whether Conductor is behind a gateway that asks for a login.
     #[must_use]
-    pub fn front(&self) -> Service {
+    pub fn has_gateway(&self) -> bool {
+        self.get("K1_GATEWAY_IMAGE").is_some()
+    }
+
+    /// The service that answers for Conductor within the stack's network: the server itself, or what
+    /// stands before several.
+    #[must_use]
+    pub fn upstream(&self) -> Service {
         if self.servers() > 1 {
             Service::Balancer
         } else {
             Service::Server
+        }
+    }
+
+    /// The service that Conductor is reached through from this host.
+    #[must_use]
+    pub fn front(&self) -> Service {
+        if self.has_gateway() {
+            Service::Gateway
+        } else {
+            self.upstream()
         }
     }
 
@@ -217,7 +241,10 @@ impl Settings {
     /// The port of 127.0.0.1 that leads to a service, if one does.
     #[must_use]
     pub fn port(&self, service: Service) -> Option<u16> {
-        let is_conductor = matches!(service, Service::Server | Service::Balancer);
+        let is_conductor = matches!(
+            service,
+            Service::Server | Service::Balancer | Service::Gateway
+        );
         if is_conductor && service != self.front() {
             return None;
         }
@@ -239,6 +266,7 @@ impl Settings {
             .filter(|&service| match service {
                 Service::Elasticsearch => self.has_elasticsearch(),
                 Service::Balancer => self.servers() > 1,
+                Service::Gateway => self.has_gateway(),
                 Service::Postgres | Service::Redis | Service::Server => true,
             })
             .collect()
@@ -250,7 +278,7 @@ fn port_name(service: Service) -> &'static str {
         Service::Postgres => "K1_POSTGRES_PORT",
         Service::Redis => "K1_REDIS_PORT",
         Service::Elasticsearch => "K1_ELASTICSEARCH_PORT",
-        Service::Server | Service::Balancer => "K1_CONDUCTOR_PORT",
+        Service::Server | Service::Balancer | Service::Gateway => "K1_CONDUCTOR_PORT",
     }
 }
 
@@ -261,6 +289,7 @@ fn digest_names(service: Service) -> Option<(&'static str, &'static str)> {
         Service::Redis => Some(("K1_REDIS_DIGEST", "K1_DIGEST")),
         Service::Server => Some(("K1_CONFIG_DIGEST", "CONDUCTOR_CONFIG_DIGEST")),
         Service::Balancer => Some(("K1_BALANCER_DIGEST", "K1_DIGEST")),
+        Service::Gateway => Some(("K1_GATEWAY_DIGEST", "K1_DIGEST")),
         Service::Elasticsearch => None,
     }
 }
@@ -270,7 +299,7 @@ fn volume_name(service: Service) -> &'static str {
         Service::Postgres => "K1_POSTGRES_VOLUME",
         Service::Redis => "K1_REDIS_VOLUME",
         Service::Elasticsearch => "K1_ELASTICSEARCH_VOLUME",
-        Service::Server | Service::Balancer => "K1_LOGS_VOLUME",
+        Service::Server | Service::Balancer | Service::Gateway => "K1_LOGS_VOLUME",
     }
 }
 
@@ -279,7 +308,7 @@ fn port_of(ports: &Ports, service: Service) -> u16 {
         Service::Postgres => ports.postgres,
         Service::Redis => ports.redis,
         Service::Elasticsearch => ports.elasticsearch,
-        Service::Server | Service::Balancer => ports.conductor,
+        Service::Server | Service::Balancer | Service::Gateway => ports.conductor,
     }
 }
 
@@ -340,6 +369,24 @@ mod tests {
         config.docker.profile = Profile::Production;
         let files = format!("{COMPOSE}:{SERVERS}:{PRODUCTION}");
         assert_eq!(of(&config).get("COMPOSE_FILE"), Some(&*files));
+    }
+
+    #[test]
+    fn behind_a_gateway_the_port_is_the_gateways() {
+        let mut config = Config::default();
+        let of = |config: &Config| Settings::of(config, &ServerImage::for_tests());
+        config.docker.gateway.issuer = "https://id.example.org".into();
+        let open = of(&config);
+        assert_eq!(open.front(), Service::Server, "only production has one");
+        assert_eq!(open.get("COMPOSE_FILE"), None);
+        config.docker.profile = Profile::Production;
+        let shut = Settings::parse(&of(&config).render());
+        assert_eq!(shut.front(), Service::Gateway);
+        assert_eq!(shut.upstream(), Service::Server);
+        assert_eq!(shut.port(Service::Server), None);
+        assert_eq!(shut.port(Service::Gateway), Some(8080));
+        let files = format!("{COMPOSE}:{PRODUCTION}:{GATEWAY}");
+        assert_eq!(shut.get("COMPOSE_FILE"), Some(&*files));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::services::{Services, said};
 use super::undo::Before;
 use super::wait::Patience;
 use super::{Deployment, Ready, Service, ServiceStatus, image_of, plan, preflight};
+use crate::config::Profile;
 use crate::error::{Error, Result};
 use crate::event::Events;
 use crate::interrupt::Interrupt;
@@ -111,6 +112,13 @@ fn write_files(stack: &Stack, ready: &Ready, events: &Events) -> Result<(Deploym
             "`k1ops init` shows how it differs, and asks whether to bring it up to date.",
         );
     }
+    let docker = &stack.config.docker;
+    if docker.gateway.is_configured() && docker.profile != Profile::Production {
+        events.warning_with_hint(
+            "docker.gateway is set, and there is no gateway: the profile is not production",
+            "`k1ops harden` brings it up; until then Conductor's API asks for no login.",
+        );
+    }
     let changed = plan.has_updates();
     plan.apply(&[])?;
     if ready.engine.maps_users() {
@@ -147,17 +155,18 @@ impl Run<'_> {
         let count = settings.servers();
         let right =
             status.servers().all(is_current) && status.servers().count() == usize::from(count);
-        let front = status.services.iter().any(|s| {
-            s.service == settings.front().key()
-                && s.container.host_port(settings.front().inner_port())
-                    == settings.port(settings.front())
+        // Of these one is reached from the host, and the others are not, or are not there.
+        let ports = status.services.iter().all(|s| {
+            let leads = [Service::Server, Service::Balancer, Service::Gateway].into_iter();
+            leads
+                .filter(|one| s.service == one.key())
+                .all(|one| s.container.host_port(one.inner_port()) == settings.port(one))
         });
         // After a restore the next start has to bring its volume in.
         let volumes = wanted.iter().all(|&service| {
             if !Service::WITH_VOLUME.contains(&service) {
                 return true;
             }
-
             let volume = self.deployment.volume(service);
             status.services.iter().any(|s| {
                 s.service == service.key() && s.container.volumes.values().any(|v| *v == volume)
@@ -170,7 +179,7 @@ impl Run<'_> {
         });
         Ok(all
             && right
-            && front
+            && ports
             && volumes
             && told
             && status.is_healthy()
@@ -198,6 +207,7 @@ impl Run<'_> {
     async fn get_ready(&self) -> Result<()> {
         let engine = &self.ready.engine;
         servers::check_compose(&self.deployment.settings, &self.ready.compose)?;
+        preflight::check_compose(&self.ready.compose, &self.deployment)?;
         preflight::check_names(engine, &self.deployment).await?;
         preflight::check_ports(engine, &self.deployment).await?;
         let settings = &self.deployment.settings;
@@ -207,6 +217,7 @@ impl Run<'_> {
                 Service::Redis => "K1_REDIS_IMAGE",
                 Service::Elasticsearch => "K1_ELASTICSEARCH_IMAGE",
                 Service::Balancer => "K1_BALANCER_IMAGE",
+                Service::Gateway => "K1_GATEWAY_IMAGE",
                 Service::Server => continue,
             };
             let image = settings.get(image).unwrap_or_default();
@@ -246,19 +257,50 @@ impl Run<'_> {
         };
         begun?;
         let patience = self.patience(first_boot || earlier.new_volumes.contains(&volume));
-        if self.options.rolling {
-            return self.services().roll(patience).await;
+        self.bring_up_conductor(patience).await
+    }
+
+    /// The servers, and then what asks for a login before them.
+    async fn bring_up_conductor(&self, patience: Patience) -> Result<()> {
+        let has_gateway = self.deployment.settings.has_gateway();
+        if !has_gateway {
+            self.remove_gateway().await?;
         }
-        self.services()
-            .bring_up_servers(patience, self.options.wait)
-            .await
+        let services = self.services();
+        if self.options.rolling {
+            services.roll(patience).await?;
+        } else {
+            services
+                .bring_up_servers(patience, self.options.wait)
+                .await?;
+        }
+        if has_gateway {
+            services.up(&[Service::Gateway]).await?;
+            if self.options.wait {
+                services.wait(Service::Gateway, patience).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A gateway that is not wanted any more holds the port that the server is to be reached by.
+    async fn remove_gateway(&self) -> Result<()> {
+        let engine = &self.ready.engine;
+        let Some(gateway) = self.deployment.container(engine, Service::Gateway).await? else {
+            return Ok(());
+        };
+        let grace = Service::Gateway.grace(&self.stack.config);
+        engine.stop_container(&gateway.name, grace).await?;
+        engine.remove_container(&gateway.name).await
     }
 
     /// What keeps data comes first, so that the database is known to be well, and to let us in,
     /// before Conductor needs it.
     async fn bring_up_stores(&self) -> Result<()> {
         let mut stores = self.deployment.settings.services();
-        stores.retain(|service| !matches!(service, Service::Server | Service::Balancer));
+        stores.retain(|service| {
+            Service::WITH_VOLUME.contains(service) && *service != Service::Server
+        });
         self.services().up(&stores).await?;
         for service in stores {
             self.services().wait(service, self.patience(true)).await?;

@@ -2,7 +2,6 @@
 
 use super::{Deployment, Service};
 use crate::adapters::docker::{Container, Engine, Usage};
-use crate::conductor::Client;
 use crate::conductor::health::{self, Health};
 use crate::error::Result;
 use crate::stack::Stack;
@@ -100,9 +99,15 @@ pub async fn status(stack: &Stack, engine: &Engine, measure: bool) -> Result<Doc
     };
     let (services, sizes) = tokio::join!(try_join_all(looking), sizes);
     let services: Vec<ServiceStatus> = services?.into_iter().flatten().collect();
-    let url = services.iter().find_map(server_url);
+    // What stands before the server comes after it.
+    let url = services.iter().rev().find_map(front_url);
     let health = match &url {
-        Some(url) => Some(health::check(&Client::new(url.clone())?, ANSWER).await),
+        Some(url) => Some(match deployment.client_at(url) {
+            Ok(client) => health::check(&client, ANSWER).await,
+            Err(error) => Health::Silent {
+                reason: error.to_string(),
+            },
+        }),
         None => None,
     };
     Ok(DockerStatus {
@@ -153,15 +158,19 @@ async fn service_status(
     })
 }
 
-/// The address that leads to Conductor now, which need not be the configured one: a server's own, or
-/// that of what stands before several.
-fn server_url(status: &ServiceStatus) -> Option<String> {
-    let leads = [Service::Server.key(), Service::Balancer.key()].contains(&status.service);
+/// The address that leads to Conductor now, which need not be the configured one: a server's own, or that
+/// of what stands before it.
+fn front_url(status: &ServiceStatus) -> Option<String> {
+    let service = Service::named(status.service)?;
+    let leads = matches!(
+        service,
+        Service::Server | Service::Balancer | Service::Gateway
+    );
     if !leads || !status.container.is_running() {
         return None;
     }
-    let port = status.container.host_port(Service::Server.inner_port())?;
-    Some(format!("http://127.0.0.1:{port}"))
+    let port = status.container.host_port(service.inner_port())?;
+    Some(service.url(port))
 }
 
 async fn volumes(

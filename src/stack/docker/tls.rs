@@ -19,8 +19,18 @@ const AUTHORITY_KEY: &str = "ca.key";
 /// Before its last days an own certificate is made anew by `k1ops harden`.
 pub const RENEW_DAYS: i64 = 30;
 
-/// The services that have a certificate.
-pub const WITH_CERTIFICATE: [Service; 2] = [Service::Postgres, Service::Redis];
+/// The private key that belongs to its container's user.
+pub(super) const GATEWAY_KEY: &str = "secrets/gateway.key";
+
+/// The services that have a certificate, with a gateway or without.
+#[must_use]
+pub fn with_certificate(has_gateway: bool) -> Vec<Service> {
+    let mut services = vec![Service::Postgres, Service::Redis];
+    if has_gateway {
+        services.push(Service::Gateway);
+    }
+    services
+}
 
 /// Where the authority's certificate is, below the folder of the Compose file.
 #[must_use]
@@ -58,17 +68,23 @@ impl Tls {
         folder: &Path,
         given: &GivenTls,
         base: &Path,
+        services: &[Service],
         margin: TimeDelta,
         now: DateTime<Utc>,
     ) -> Result<Self> {
         if *given == GivenTls::default() {
-            Self::own(folder, margin, now)
+            Self::own(folder, services, margin, now)
         } else {
-            Self::given(given, base, now)
+            Self::given(given, base, services, now)
         }
     }
 
-    fn own(folder: &Path, margin: TimeDelta, now: DateTime<Utc>) -> Result<Self> {
+    fn own(
+        folder: &Path,
+        services: &[Service],
+        margin: TimeDelta,
+        now: DateTime<Utc>,
+    ) -> Result<Self> {
         let mut made = Vec::new();
         let at = |name: &str| folder.join(FOLDER).join(name);
         let there = pair(&at(AUTHORITY), &at(AUTHORITY_KEY))?;
@@ -82,7 +98,7 @@ impl Tls {
             certificates::authority(now)?
         };
         let mut servers = Vec::new();
-        for service in WITH_CERTIFICATE {
+        for &service in services {
             let names = names_of(service);
             let key = at(&format!("{}.key", service.key()));
             let there = pair(&certificate_file(folder, service), &key)?;
@@ -112,7 +128,12 @@ impl Tls {
         })
     }
 
-    fn given(given: &GivenTls, base: &Path, now: DateTime<Utc>) -> Result<Self> {
+    fn given(
+        given: &GivenTls,
+        base: &Path,
+        services: &[Service],
+        now: DateTime<Utc>,
+    ) -> Result<Self> {
         let read_one = |path: &Path, key: &str| {
             if path.as_os_str().is_empty() {
                 return Err(Error::usage(format!("docker.tls.{key} is not set"))
@@ -123,30 +144,32 @@ impl Tls {
                 format!("docker.tls.{key}, {}, cannot be read", path.display())
             })
         };
+        let keys: Vec<&str> = services.iter().map(|service| service.key()).collect();
         let authority = read_one(&given.authority, "authority")?;
         let issued = Issued {
             certificate: read_one(&given.certificate, "certificate")?,
             key: read_one(&given.key, "key")?,
         };
-        for service in WITH_CERTIFICATE {
+        for &service in services {
             certificates::check(&authority, &issued, &names_of(service), now).map_err(|error| {
                 Error::usage(format!(
                     "the certificate in docker.tls does not serve {}",
                     service.key()
                 ))
                 .because(error)
-                .hint(
-                    "It has to be for postgres, redis, localhost and 127.0.0.1, and signed by \
+                .hint(format!(
+                    "It has to be for {}, localhost and 127.0.0.1, and signed by \
                      docker.tls.authority.",
-                )
+                    keys.join(", ")
+                ))
             })?;
         }
         Ok(Self {
             authority,
             authority_key: None,
-            servers: WITH_CERTIFICATE
-                .into_iter()
-                .map(|service| (service, issued.clone()))
+            servers: services
+                .iter()
+                .map(|&service| (service, issued.clone()))
                 .collect(),
             made: Vec::new(),
         })
@@ -214,7 +237,16 @@ mod tests {
         let prepare = |margin: i64, at| {
             let given = GivenTls::default();
             let nowhere = Path::new("/nowhere");
-            Tls::prepare(folder.path(), &given, nowhere, TimeDelta::days(margin), at).unwrap()
+            let both = with_certificate(false);
+            Tls::prepare(
+                folder.path(),
+                &given,
+                nowhere,
+                &both,
+                TimeDelta::days(margin),
+                at,
+            )
+            .unwrap()
         };
         let first = prepare(0, now);
         assert_eq!(first.made.len(), 3);
@@ -227,7 +259,7 @@ mod tests {
         let renewed = prepare(RENEW_DAYS, late);
         assert_eq!(renewed.made.len(), 2);
         assert_eq!(renewed.authority, first.authority);
-        for service in WITH_CERTIFICATE {
+        for service in with_certificate(false) {
             assert_ne!(renewed.digest(service), first.digest(service));
         }
     }
@@ -246,7 +278,8 @@ mod tests {
         };
         let prepare = |given: &GivenTls| {
             let nowhere = Path::new("/nowhere");
-            Tls::prepare(nowhere, given, folder.path(), TimeDelta::zero(), now)
+            let both = with_certificate(false);
+            Tls::prepare(nowhere, given, folder.path(), &both, TimeDelta::zero(), now)
         };
         put("a", &authority.certificate);
         let good = certificates::server(&authority, &names, now).unwrap();

@@ -34,7 +34,7 @@ fn image_of(deployment: &Deployment, service: Service) -> Option<String> {
         Service::Postgres => "K1_POSTGRES_IMAGE",
         Service::Redis => "K1_REDIS_IMAGE",
         Service::Elasticsearch => "K1_ELASTICSEARCH_IMAGE",
-        Service::Server | Service::Balancer => return None,
+        Service::Server | Service::Balancer | Service::Gateway => return None,
     };
     deployment.settings.get(name).map(str::to_owned)
 }

@@ -3,8 +3,7 @@
 use super::diagnose;
 use super::{Deployment, Service};
 use crate::adapters::docker::{Container, Engine};
-use crate::conductor::Client;
-use crate::conductor::health;
+use crate::conductor::{Client, health};
 use crate::error::Result;
 use crate::event::{Events, Unit};
 use std::time::{Duration, Instant};
@@ -44,12 +43,15 @@ pub async fn until_healthy(
     events.started(&step);
     let begun = Instant::now();
     let restarts_before = engine.container(name).await?.map_or(0, |c| c.restarts);
+    // Conductor is asked where it is reached: the port has to lead there too.
+    let is_front = service == deployment.settings.front();
+    let client = is_front.then(|| deployment.client()).transpose()?;
     let mut lively = Lively::new();
     loop {
         let container = engine.container(name).await?;
         let waited = begun.elapsed();
         if let Some(container) = &container {
-            if is_well(container, deployment, service).await? {
+            if is_well(container, client.as_ref()).await {
                 let seconds = waited.as_secs_f64();
                 events.finished(&step, format!("healthy after {seconds:.1} s"));
                 return Ok(());
@@ -77,17 +79,15 @@ pub async fn until_healthy(
     }
 }
 
-/// The engine's check and, for what Conductor is reached through, our own from outside: the port has
-/// to lead there too.
-async fn is_well(container: &Container, deployment: &Deployment, service: Service) -> Result<bool> {
+/// The engine's check and, for what Conductor is reached through, our own from outside.
+async fn is_well(container: &Container, client: Option<&Client>) -> bool {
     if !container.is_healthy() {
-        return Ok(false);
+        return false;
     }
-    if service != deployment.settings.front() {
-        return Ok(true);
+    match client {
+        None => true,
+        Some(client) => health::check(client, ANSWER).await.is_up(),
     }
-    let client = Client::new(deployment.url())?;
-    Ok(health::check(&client, ANSWER).await.is_up())
 }
 
 /// How a container that does not run has ended.
