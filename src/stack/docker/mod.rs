@@ -26,7 +26,7 @@ pub use names::{Names, Service};
 pub use secrets::Secrets;
 pub use services::{Lent, lend_database};
 pub use settings::Settings;
-pub use start::{DockerOptions, Started, start};
+pub use start::{DockerOptions, Started, check_database_image, get_images, start};
 pub use status::{DockerStatus, ServiceStatus, VolumeStatus, status};
 pub use stop::{server_runs, stop, stop_server, stop_services};
 pub use tls::Tls;
@@ -110,6 +110,16 @@ impl Deployment {
             Some(settings) => settings,
             None => Settings::of(&stack.config, &expected_image(stack)),
         };
+        Ok(Self::new(folder, settings, &stack.config.docker.prefix))
+    }
+
+    /// What the files on disk will say after the next start.
+    fn planned(stack: &Stack, image: &ServerImage) -> Result<Self> {
+        let folder = stack.docker_folder();
+        let mut settings = Settings::of(&stack.config, image);
+        if let Some(live) = read_env(&folder)? {
+            settings = settings.with_volumes_of(&live);
+        }
         Ok(Self::new(folder, settings, &stack.config.docker.prefix))
     }
 
@@ -280,12 +290,9 @@ pub fn plan_with(
     secrets: Option<&Secrets>,
     tls: Option<&Tls>,
 ) -> Result<Plan> {
-    let folder = stack.docker_folder();
-    let mut settings = Settings::of(&stack.config, image);
-    if let Some(live) = read_env(&folder)? {
-        settings = settings.with_volumes_of(&live);
-    }
-    Plan::make(&folder, &stack.config, &settings, secrets, tls, image.user)
+    let planned = Deployment::planned(stack, image)?;
+    let (folder, settings) = (&planned.folder, &planned.settings);
+    Plan::make(folder, &stack.config, settings, secrets, tls, image.user)
 }
 
 /// The image that a start would use, as far as that is known before the JAR is at hand.
