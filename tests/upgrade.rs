@@ -274,7 +274,7 @@ fn refused_before_anything(ground: &Ground, real: &Jar, damaged: &Path) {
 }
 
 fn to_a_newer_schema(ground: &Ground, id: &str) -> String {
-    // From here on starts are fast: the real JAR is prepared by whichever test comes first.
+    // From here on starts are fast.
     let config = ground
         .read("k1ops.toml")
         .replace("fast_start = false", "fast_start = true");
@@ -288,6 +288,7 @@ fn to_a_newer_schema(ground: &Ground, id: &str) -> String {
     let config = ground.read("k1ops.toml");
     assert!(config.contains("fast_start = true # for now\n"), "{config}");
     assert!(config.contains("jar = \"\"\n"), "{config}");
+    ground.start();
     let again = ground.json(&["upgrade", "--yes", "--server-version", "3.32.1"], 0);
     assert_eq!(again["changes"], json!([]), "that runs already");
     runs_on(ground, id)
@@ -352,7 +353,6 @@ fn killed_everywhere(ground: &Ground, damaged: &Path, id: &str) -> String {
         "upgrade-configured",
         "upgrade-back-noted",
         "upgrade-configured-back",
-        // In the middle of the restore, too.
         "upgrade-data-back",
         "upgrade-returned-noted",
     ] {

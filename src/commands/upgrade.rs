@@ -57,7 +57,7 @@ pub(super) async fn run(args: &UpgradeArgs, context: &Context) -> Result<ExitCod
         {
             return Err(
                 Error::failed("an earlier upgrade was broken off, and is put right now")
-                    .hint("`k1ops status` says what runs; run this again if it is still wanted."),
+                    .hint("See that the server runs with `k1ops start`, and run this again if it is still wanted."),
             );
         }
     }
@@ -118,7 +118,7 @@ async fn undo(args: &UpgradeArgs, context: &Context) -> Result<ExitCode> {
     }
     ui.say(shown_undo(&plan, ui).trim_end());
     ui.confirm("Take the upgrade back, and put what was done since aside?")?;
-    let report = Box::pin(upgrade::undo(plan, &context.events())).await?;
+    let report = Box::pin(upgrade::undo(plan, &context.events(), &context.interrupt)).await?;
     ui.result(&report, |ui, text| show_undone(&report, ui, text))?;
     Ok(ExitCode::Done)
 }

@@ -244,9 +244,10 @@ pub fn plan_undo(stack: &Stack) -> Result<UndoPlan> {
 }
 
 /// Takes the last upgrade back.
-pub async fn undo(plan: UndoPlan, events: &Events) -> Result<UndoReport> {
+pub async fn undo(plan: UndoPlan, events: &Events, interrupt: &Interrupt) -> Result<UndoReport> {
     let _lock = lock(&plan.live)?;
     let mut journal = plan.journal;
+    Box::pin(switch::check_saved(&plan.live, &journal, events, interrupt)).await?;
     journal.enter(Phase::Back)?;
     let back = Box::pin(switch::back(&plan.live, journal, events)).await?;
     Ok(UndoReport {

@@ -206,16 +206,44 @@ pub(super) async fn back(live: &Stack, mut journal: Journal, events: &Events) ->
 }
 
 async fn put_data_back(old: &Stack, journal: &Journal, events: &Events) -> Result<Vec<String>> {
-    let Some(saved) = &journal.saved else {
-        return Err(Error::failed("it is not noted where the data were saved"));
-    };
     let old = match journal.tier {
         // Its files name the old images again.
         Tier::Docker => restore::in_docker(&old.without_docker_database(), true)?,
         Tier::Jar | Tier::Direct => old.clone(),
     };
-    let parts = parts(&old, journal.tier, &journal.before, &journal.after);
-    let options = RestoreOptions {
+    let options = way_back(&old, journal)?;
+    let restored = restore_when_free(&old, &options, events).await;
+    let report = restored.map_err(|error| {
+        let folder = journal.folder.display();
+        Error::new(error.kind(), "the old data cannot be put back")
+            .because(error)
+            .hint(format!(
+                "`k1ops start` tries again with what is in {folder}. If that is lost, move the folder away and restore a backup."
+            ))
+    })?;
+    let parts = report.parts.into_iter();
+    Ok(parts.filter_map(|part| part.kept).collect())
+}
+
+/// Fails if what was saved cannot be put back, before anything is stopped for it.
+pub(super) async fn check_saved(
+    live: &Stack,
+    journal: &Journal,
+    events: &Events,
+    interrupt: &Interrupt,
+) -> Result<()> {
+    let options = way_back(live, journal)?;
+    restore::plan(live, &options, events, interrupt)
+        .await
+        .map(drop)
+}
+
+fn way_back(stack: &Stack, journal: &Journal) -> Result<RestoreOptions> {
+    let Some(saved) = &journal.saved else {
+        return Err(Error::failed("it is not noted where the data were saved"));
+    };
+    let parts = parts(stack, journal.tier, &journal.before, &journal.after);
+    Ok(RestoreOptions {
         archive: saved.display().to_string(),
         only: parts.into_iter().map(|(_, part)| part).collect(),
         // What is there now is kept all the same.
@@ -223,22 +251,7 @@ async fn put_data_back(old: &Stack, journal: &Journal, events: &Events) -> Resul
         // Whoever is still in a database that is given up.
         terminate_sessions: true,
         ..RestoreOptions::default()
-    };
-    let report = restore_when_free(&old, &options, events)
-        .await
-        .map_err(|error| {
-            Error::new(error.kind(), "the old data cannot be put back")
-                .because(error)
-                .hint(format!(
-                    "`k1ops start` tries again; what the old version left is in {}.",
-                    saved.display()
-                ))
-        })?;
-    Ok(report
-        .parts
-        .into_iter()
-        .filter_map(|part| part.kept)
-        .collect())
+    })
 }
 
 /// A backup that runs meanwhile ends by itself.
