@@ -14,6 +14,7 @@ use k1ops::restore::crash::VARIABLE;
 use serde_json::Value;
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 /// What names the images is the file, not the environment: an upgrade changes it.
 fn run(bench: &Bench, crash_at: &str, arguments: &[&str]) -> Output {
@@ -55,11 +56,22 @@ fn redis_runs(bench: &Bench) -> String {
         .to_owned()
 }
 
+#[track_caller]
+fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !condition() {
+        assert!(Instant::now() < deadline, "not within a minute: {what}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
 fn do_task(bench: &Bench, name: &str) {
-    let poll = bench.url(&format!(
-        "/api/tasks/poll/batch/{name}?count=1&timeout=20000&workerid=w"
-    ));
-    let polled: Value = serde_json::from_str(&http("GET", &poll, "")).unwrap();
+    let path = format!("/api/tasks/poll/batch/{name}?count=1&timeout=1000&workerid=w");
+    let mut polled = Value::Null;
+    until("a task is handed out", || {
+        polled = serde_json::from_str(&http("GET", &bench.url(&path), "")).unwrap();
+        polled[0].is_object()
+    });
     let result = serde_json::json!({"workflowInstanceId": polled[0]["workflowInstanceId"],
         "taskId": polled[0]["taskId"], "status": "COMPLETED", "outputData": {}, "workerId": "w"});
     http("POST", &bench.url("/api/tasks"), &result.to_string());
@@ -118,13 +130,7 @@ fn an_image_that_does_not_start_is_taken_back_and_one_that_does_stays() {
     assert_code(&done, 0);
     assert_eq!(redis_runs(&bench), format!("true {newer}"));
     do_task(&bench, "second");
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    while workflow(&bench, &id)["status"] != "COMPLETED" {
-        assert!(
-            std::time::Instant::now() < deadline,
-            "{}",
-            workflow(&bench, &id)
-        );
-        std::thread::sleep(std::time::Duration::from_millis(200));
-    }
+    until("the workflow has come to its end", || {
+        workflow(&bench, &id)["status"] == "COMPLETED"
+    });
 }
