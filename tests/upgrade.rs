@@ -20,7 +20,7 @@ use k1ops::stack::jar::cache::Cache;
 use k1ops::upgrade::crash::STEPS;
 use rusqlite::Connection;
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
 /// What the newest schema has, and an older one has not.
@@ -51,7 +51,7 @@ impl Jar {
         }
     }
 
-    fn changed(&self, place: PathBuf, changes: &[String]) -> Self {
+    fn changed(&self, place: &Path, changes: &[String]) -> Self {
         let script = concat!(
             env!("CARGO_MANIFEST_DIR"),
             "/tests/fixtures/another_version.py"
@@ -62,7 +62,7 @@ impl Jar {
             .output()
             .unwrap();
         assert_code(&made, 0);
-        Self::at(&place)
+        Self::at(place)
     }
 
     fn upgrade<'a>(&'a self, more: &[&'a str]) -> Vec<&'a str> {
@@ -222,7 +222,7 @@ fn a_stack_is_upgraded_and_whatever_fails_is_taken_back() {
     let folder = tempfile::tempdir().unwrap();
     let real = real_jar();
     let place = |name: &str| folder.path().join(name);
-    let old = real.changed(place("old.jar"), &[format!("without={NEWEST}")]);
+    let old = real.changed(&place("old.jar"), &[format!("without={NEWEST}")]);
     let settings = format!(
         "[server]\nfast_start = false # for now\njar = '{}'\njar_sha256 = '{}'\n",
         old.path, old.sha256
@@ -301,7 +301,7 @@ fn back_from_one_that_fails_live_only(
     id: &str,
 ) -> String {
     let next = real.changed(
-        place.to_owned(),
+        place,
         &[
             "with=db/migration_sqlite/V901__next.sql=ALTER TABLE poll_data ADD COLUMN next TEXT;"
                 .into(),
@@ -367,7 +367,7 @@ fn killed_everywhere(ground: &Ground, damaged: &Path, id: &str) -> String {
 fn killed_before_health_and_undone(ground: &Ground, real: &Jar, place: &Path, id: &str) {
     let sql = "CREATE TABLE next_version (id INTEGER);";
     let newer = real.changed(
-        place.to_owned(),
+        place,
         &[format!("with=db/migration_sqlite/V901__next.sql={sql}")],
     );
     let before = Before::of(ground);
