@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | edge | [`cli`], [`commands`] | everything below |
 //! | output | [`ui`] | the foundation |
-//! | domain | [`demo`], [`doctor`], [`schedule`], [`drill`], [`metrics`], [`validate`], [`notify`], [`audit`], [`harden`], [`plan`], [`worker`], [`agent`], [`stack`], [`backup`], [`restore`], [`repository`], [`wal`], [`archive`], [`store`], [`conductor`] | adapters, the foundation |
+//! | domain | [`demo`], [`doctor`], [`schedule`], [`drill`], [`metrics`], [`validate`], [`notify`], [`audit`], [`harden`], [`upgrade`], [`plan`], [`worker`], [`agent`], [`stack`], [`backup`], [`restore`], [`repository`], [`wal`], [`archive`], [`store`], [`conductor`] | adapters, the foundation |
 //! | outside | [`adapters`] | the foundation |
 //! | foundation | [`config`], [`event`], [`error`], [`exit_code`], [`interrupt`] | each other |
 //!
@@ -41,6 +41,7 @@ pub mod schedule;
 pub mod stack;
 pub mod store;
 pub mod ui;
+pub mod upgrade;
 pub mod validate;
 pub mod wal;
 pub mod worker;

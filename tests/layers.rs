@@ -61,6 +61,17 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("audit", &["stack", "adapters"]),
     ("harden", &["stack", "adapters"]),
     (
+        "upgrade",
+        &[
+            "drill",
+            "backup",
+            "restore",
+            "repository",
+            "stack",
+            "adapters",
+        ],
+    ),
+    (
         "metrics",
         &[
             "schedule",

@@ -25,6 +25,7 @@ mod start;
 mod status;
 mod stop;
 mod undo;
+mod upgrade;
 mod validate;
 mod verify;
 mod wal;
@@ -76,6 +77,7 @@ impl Context {
 pub enum Command {
     Init(init::InitArgs),
     Harden(harden::HardenArgs),
+    Upgrade(upgrade::UpgradeArgs),
     Start(start::StartArgs),
     Stop(stop::StopArgs),
     Status(status::StatusArgs),
@@ -131,6 +133,7 @@ impl Command {
         match self {
             Self::Init(args) => !args.dry_run,
             Self::Harden(args) => !args.dry_run,
+            Self::Upgrade(args) => !args.dry_run,
             Self::Start(_) | Self::Stop(_) => true,
             Self::Backup(args) => !args.dry_run,
             Self::Restore(args) => !args.dry_run,
@@ -210,6 +213,7 @@ async fn dispatch(command: Command, context: Context) -> Result<ExitCode> {
     match command {
         Command::Init(args) => init::run(&args, &context),
         Command::Harden(args) => Box::pin(harden::run(&args, &context)).await,
+        Command::Upgrade(args) => Box::pin(upgrade::run(&args, &context)).await,
         Command::Start(args) => start::run(&args, &context).await,
         Command::Stop(_) => stop::run(&context).await,
         Command::Status(args) => status::run(&args, &context).await,

@@ -12,6 +12,7 @@ use crate::restore::{
 };
 use crate::stack::Stack;
 use crate::ui::{self, Tone, Ui};
+use crate::upgrade;
 use std::path::Path;
 use std::time::Duration;
 
@@ -67,6 +68,9 @@ pub(super) async fn run(args: &RestoreArgs, context: &Context) -> Result<ExitCod
     let archive = &archive(args, &stack)?;
     if args.into.is_asked_for() {
         return into::run(&args.into, archive, args.dry_run, args.jobs, context).await;
+    }
+    if !args.dry_run && args.copy_as.is_none() {
+        upgrade::refuse_unfinished(&stack)?;
     }
     let options = RestoreOptions {
         archive: archive.clone(),

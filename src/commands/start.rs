@@ -9,6 +9,7 @@ use crate::restore;
 use crate::stack::{Outcome, Prepare, StartOptions, StartReport, StartedServer, start};
 use crate::store::Store;
 use crate::ui::{Tone, Ui};
+use crate::upgrade;
 use std::time::Duration;
 
 /// Start the stack on the best tier this host has
@@ -76,6 +77,9 @@ pub(super) async fn run(args: &StartArgs, context: &Context) -> Result<ExitCode>
     // A server must never see a database that is half replaced.
     restore::recover(&stack, &events).await?;
     harden::recover(&stack, &events)?;
+    if let Some(recovered) = upgrade::recover(&stack, &events, interrupt).await? {
+        recovered.versions.put_into(&mut stack.config);
+    }
     let report = start(&stack, &options, &events, interrupt).await?;
     // Where the data is follows from the tier that runs now.
     let stack = context.stack()?;

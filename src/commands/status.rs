@@ -9,6 +9,7 @@ use crate::restore;
 use crate::stack::docker::DockerStatus;
 use crate::stack::{LastBackup, RunningServer, ServerStatus, Stack, Status, StoreStatus, status};
 use crate::ui::{self, Table, Tone, Ui};
+use crate::upgrade;
 use crate::wal::note::{self, Incoming};
 use serde::Serialize;
 use std::time::Duration;
@@ -38,6 +39,9 @@ pub(super) async fn run(args: &StatusArgs, context: &Context) -> Result<ExitCode
         if let Some(unfinished) = restore::unfinished(&stack)? {
             let (is, todo) = unfinished.explain();
             status.unfinished_restore = Some(format!("{is} {todo}"));
+            context.events().warning_with_hint(is, todo);
+        }
+        if let Some((is, todo)) = upgrade::unfinished(&stack)? {
             context.events().warning_with_hint(is, todo);
         }
         let shown = Shown {

@@ -6,6 +6,7 @@ use crate::exit_code::ExitCode;
 use crate::restore::{self, Claim, Kept, UndoPlan, UndoReport};
 use crate::stack::Stack;
 use crate::ui::{self, Tone, Ui};
+use crate::upgrade;
 use serde::Serialize;
 
 /// Put back what the last restore replaced
@@ -43,6 +44,7 @@ pub(super) async fn run(args: &UndoArgs, context: &Context) -> Result<ExitCode> 
         ui.result(&plan, |_, text| text.push_str(&shown(&plan)))?;
         return Ok(ExitCode::Done);
     }
+    upgrade::refuse_unfinished(&stack)?;
     let claim = Claim::take(&stack, "k1ops undo", &events).await?;
     let plan = restore::plan_undo(&stack).await?;
     ui.say(shown(&plan).trim_end());

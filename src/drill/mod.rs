@@ -25,7 +25,7 @@ use crate::stack::{self, Prepare, Stack, StartOptions, Tier};
 use chrono::Utc;
 use ground::Ground;
 use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// How a drill is done.
@@ -92,8 +92,26 @@ pub async fn run(
     done
 }
 
+/// A drill of `archive` with what `stack` says is to run. Nothing is recorded of it: that a new version
+/// does not come up says nothing of the backup.
+pub async fn rehearse(
+    stack: &Stack,
+    archive: &Path,
+    events: &Events,
+    interrupt: &Interrupt,
+) -> Result<DrillReport> {
+    let _lock = Lock::exclusive(&stack.lock_file("drill"), "k1ops upgrade")?;
+    ground::remove_abandoned(stack, events).await?;
+    let archive = Repository::of(stack)?.open(archive)?;
+    let options = DrillOptions {
+        archive: archive.path().display().to_string(),
+        keep: false,
+    };
+    Box::pin(on_scratch(stack, &archive, &options, events, interrupt)).await
+}
+
 /// Whoever prunes may ask for drills.
-fn note(repository: &Repository, path: &std::path::Path, done: &Result<DrillReport>) -> Result<()> {
+fn note(repository: &Repository, path: &Path, done: &Result<DrillReport>) -> Result<()> {
     let Ok(archive) = repository.open(path) else {
         return Ok(());
     };

@@ -29,7 +29,7 @@ pub use names::{Names, Service};
 pub use secrets::Secrets;
 pub use services::{Lent, lend_database};
 pub use settings::Settings;
-pub use start::{DockerOptions, Started, start};
+pub use start::{DockerOptions, Started, check_database_image, get_images, start};
 pub use status::{DockerStatus, ServiceStatus, VolumeStatus, status};
 pub use stop::{server_runs, stop, stop_server, stop_services};
 pub use tls::Tls;
@@ -119,9 +119,13 @@ impl Deployment {
             Some(settings) => settings,
             None => Settings::of(&stack.config, &expected_image(stack)),
         };
+        Ok(Self::with(stack, folder, settings))
+    }
+
+    fn with(stack: &Stack, folder: PathBuf, settings: Settings) -> Self {
         let docker = &stack.config.docker;
         let prefix = settings.get("K1_PREFIX").unwrap_or(&docker.prefix);
-        Ok(Self {
+        Self {
             names: Names::new(prefix),
             settings,
             folder,
@@ -130,7 +134,23 @@ impl Deployment {
                 given: docker.tls.authority.clone(),
                 base: stack.base.clone(),
             },
-        })
+        }
+    }
+
+    /// What the files on disk will say after the next start.
+    fn planned(stack: &Stack, image: &ServerImage) -> Result<Self> {
+        let folder = stack.docker_folder();
+        let live = read_env(&folder)?;
+        let mut config = stack.config.clone();
+        if config.docker.servers == 0 {
+            config.docker.servers = live.as_ref().map_or(1, Settings::servers);
+        }
+        servers::check(&config)?;
+        let mut settings = Settings::of(&config, image);
+        if let Some(live) = live {
+            settings = settings.with_volumes_of(&live);
+        }
+        Ok(Self::with(stack, folder, settings))
     }
 
     /// The volume that a service keeps its data (or its log) in now.
@@ -397,26 +417,17 @@ pub fn plan_with(
     secrets: Option<&Secrets>,
     tls: Option<&Tls>,
 ) -> Result<Plan> {
-    let folder = stack.docker_folder();
-    let live = read_env(&folder)?;
+    let planned = Deployment::planned(stack, image)?;
+    let (folder, settings) = (&planned.folder, &planned.settings);
     let mut config = stack.config.clone();
-    if config.docker.servers == 0 {
-        config.docker.servers = live.as_ref().map_or(1, Settings::servers);
-    }
-    servers::check(&config)?;
-    let mut settings = Settings::of(&config, image);
-    if let Some(live) = live {
-        settings = settings.with_volumes_of(&live);
-    }
+    config.docker.servers = settings.servers();
     let told = &config.docker.gateway;
     let gateway = settings
         .has_gateway()
-        .then(|| GatewayFiles::prepare(&folder, told, &stack.base, settings.upstream()))
+        .then(|| GatewayFiles::prepare(folder, told, &stack.base, settings.upstream()))
         .transpose()?;
     let gateway = gateway.as_ref();
-    Plan::make(
-        &folder, &config, &settings, secrets, tls, gateway, image.user,
-    )
+    Plan::make(folder, &config, settings, secrets, tls, gateway, image.user)
 }
 
 /// The image that a start would use, as far as that is known before the JAR is at hand.

@@ -7,7 +7,8 @@ use super::servers::{self, is_current};
 use super::services::{Services, said};
 use super::undo::Before;
 use super::wait::Patience;
-use super::{Deployment, Ready, Service, ServiceStatus, image_of, plan, preflight};
+use super::{Deployment, Ready, Service, ServiceStatus, expected_image, image_of, plan, preflight};
+use crate::adapters::docker::Engine;
 use crate::config::Profile;
 use crate::error::{Error, Result};
 use crate::event::Events;
@@ -23,7 +24,7 @@ const FIRST_BOOT_TIMES: u32 = 5;
 const LATER_BOOT_TIMES: u32 = 2;
 
 /// How to start.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct DockerOptions {
     /// Wait for honest health.
     pub wait: bool,
@@ -92,6 +93,33 @@ pub async fn start(
             Err(error)
         }
     }
+}
+
+/// Checks what can be checked, and fetches and makes every image that a start would need, while what
+/// runs goes on.
+pub async fn get_images(
+    stack: &Stack,
+    ready: &Ready,
+    events: &Events,
+    interrupt: &Interrupt,
+) -> Result<()> {
+    let stack = &with_elasticsearch_kept(stack)?;
+    let image = image_of(stack, &ready.jar.sha256);
+    let run = Run {
+        stack,
+        ready,
+        deployment: Deployment::planned(stack, &image)?,
+        options: DockerOptions::default(),
+        events,
+    };
+    Box::pin(interrupt.guard(run.get_ready())).await
+}
+
+/// Fails if the database's volume was made by another major version of `PostgreSQL` than that of the
+/// image which the configuration names. An image that is not there yet is not fetched for it.
+pub async fn check_database_image(stack: &Stack) -> Result<()> {
+    let deployment = Deployment::planned(stack, &expected_image(stack))?;
+    preflight::check_postgres_version(&Engine::find().await?, &deployment).await
 }
 
 /// Elasticsearch that was once asked for stays on: the search index is in it.
