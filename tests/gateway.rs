@@ -1,4 +1,4 @@
-//! A gateway with a login before Conductor, with a real issuer of OpenID Connect and a real engine: who
+//! A gateway with a login before Conductor, with a real issuer of tokens and a real engine: who
 //! has no token of that issuer for this gateway is refused, in whichever way it is tried; k1ops and its
 //! workers are let in; and nothing that is secret shows anywhere.
 
@@ -36,16 +36,10 @@ fn bench(issuer: &Issuer) -> Bench {
     put("issuer.pem", &issuer.authority);
     put("client.secret", issuer::SECRET);
     private(&bench.folder.path().join("client.secret"));
-    let tasks: String = (1..=4)
-        .map(|n| {
-            let after = if n == 1 {
-                String::new()
-            } else {
-                format!("depends_on = ['t{}']\n", n - 1)
-            };
-            format!("[[tasks]]\nid = 't{n}'\nagent = 'greet'\n{after}")
-        })
-        .collect();
+    let tasks = "[[tasks]]\nid = 't1'\nagent = 'greet'\n\
+                 [[tasks]]\nid = 't2'\nagent = 'greet'\ndepends_on = ['t1']\n\
+                 [[tasks]]\nid = 't3'\nagent = 'greet'\ndepends_on = ['t2']\n\
+                 [[tasks]]\nid = 't4'\nagent = 'greet'\ndepends_on = ['t3']\n";
     put(
         "plan.toml",
         &format!("name = 'greeting'\nversion = 1\n{tasks}"),

@@ -1,4 +1,4 @@
-//! An issuer of OpenID Connect in a container, for as long as it is held: Keycloak, with the realm of
+//! An issuer of tokens in a container, for as long as it is held: Keycloak, with the realm of
 //! `scripts/testbed.d/issuer`.
 
 use super::bench::{docker, docker_out, free_port, testbed, text};
@@ -30,7 +30,7 @@ impl Issuer {
         let (host, port) = (host.trim().to_owned(), free_port());
         let now = chrono::Utc::now();
         let authority = certificates::authority(now).unwrap();
-        let issued = certificates::server(&authority, &[&host], now).unwrap();
+        let own = certificates::server(&authority, &[&host], now).unwrap();
         let files = tempfile::tempdir().unwrap();
         let put = |name: &str, text: &str| {
             let path = files.path().join(name);
@@ -40,10 +40,7 @@ impl Issuer {
         let address = format!("{host}:{port}");
         let name = format!("k1issuer{}", std::process::id());
         let publish = format!("{address}:8443");
-        let (crt, key) = (
-            put("tls.crt", &issued.certificate),
-            put("tls.key", &issued.key),
-        );
+        let (crt, key) = (put("tls.crt", &own.certificate), put("tls.key", &own.key));
         let image = testbed("ISSUER_IMAGE");
         let hostname = format!("--hostname=https://{address}");
         let run = [
