@@ -281,7 +281,7 @@ fn kill_one_after_the_other(bench: &Bench, load: &Load) -> u64 {
     while kills < load.kills {
         std::thread::sleep(load.every);
         let all = servers(bench);
-        all.iter().for_each(|name| until_healthy(name));
+        all_healthy(bench);
         // The first one is killed however slow the host is.
         if kills > 0 && number("SECONDS").is_some() && begun.elapsed() > load.time {
             break;
@@ -302,7 +302,9 @@ fn all_servers_die(bench: &Bench) {
     let before = number_of_runs(bench);
     let starter = Starter::named(bench, &load, "both");
     std::thread::sleep(load.time / 2);
-    servers(bench).iter().for_each(|name| kill(name));
+    for server in servers(bench) {
+        kill(&server);
+    }
     let ids = starter.thread.join().unwrap();
     all_end(bench, &ids, Duration::from_secs(300));
     eprintln!(
@@ -311,7 +313,7 @@ fn all_servers_die(bench: &Bench) {
         number_of_runs(bench) - before
     );
     assert_eq!(number_of_runs(bench) - before, ids.len() * TASKS.len());
-    servers(bench).iter().for_each(|name| until_healthy(name));
+    all_healthy(bench);
 }
 
 fn number_of_runs(bench: &Bench) -> usize {
@@ -368,6 +370,12 @@ fn kill(container: &str) {
         kill("kill", &[]) || kill("sudo", &["-n", "kill"]),
         "{container} (PID {pid}) cannot be killed"
     );
+}
+
+fn all_healthy(bench: &Bench) {
+    for server in servers(bench) {
+        until_healthy(&server);
+    }
 }
 
 fn until_healthy(container: &str) {
