@@ -171,6 +171,8 @@ async fn read_back(
     let archive = repository.open(&plan.archive)?;
     let depth = if plan.verify_fully || repository.seals() {
         Depth::Full
+    } else if repository.is_elsewhere() && plan.archive.starts_with(repository.place()) {
+        Depth::Pieces
     } else {
         Depth::Quick
     };

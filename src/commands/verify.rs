@@ -94,7 +94,7 @@ pub(super) async fn run(args: &VerifyArgs, context: &Context) -> Result<ExitCode
         let verified = &checked.verified;
         let (what, rows) = match verified.depth {
             Depth::Full => ("is whole to the last bit", "rows"),
-            Depth::Quick => ("has a sound structure", "rows by its manifest"),
+            Depth::Pieces | Depth::Quick => ("has a sound structure", "rows by its manifest"),
         };
         text.push_str(&format!(
             "{} {} {what}\n  {} members, {} {rows}, {} in {} of archive, {}\n",

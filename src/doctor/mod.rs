@@ -45,6 +45,11 @@ pub trait Check: Send + Sync {
         LIMIT
     }
 
+    /// Whether only a stack in production is held to it.
+    fn only_in_production(&self) -> bool {
+        false
+    }
+
     /// Looks. An error means that it could not look, and says nothing of the patient.
     fn examine(&self, patient: Arc<Patient>) -> Looking;
 }

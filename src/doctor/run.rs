@@ -3,7 +3,7 @@
 
 use super::finding::{Examined, Finding};
 use super::report::{Examination, Report, State};
-use super::{Check, Patient, registry};
+use super::{Check, Looking, Patient, registry};
 use crate::error::Error;
 use futures_util::future::join_all;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ async fn examine(check: Box<dyn Check>, patient: Arc<Patient>) -> (Examination, 
     let begun = Instant::now();
     let limit = check.limit();
     // A task of its own: what a check does without waiting would hold up the others.
-    let mut task = tokio::spawn(check.examine(patient));
+    let mut task = tokio::spawn(looking(check.as_ref(), patient));
     let result = match tokio::time::timeout(limit, &mut task).await {
         Ok(Ok(result)) => result,
         Ok(Err(error)) => Err(Error::failed("the check broke off").because(error)),
@@ -65,6 +65,20 @@ async fn examine(check: Box<dyn Check>, patient: Arc<Patient>) -> (Examination, 
     (examination, examined.findings)
 }
 
+/// The check, unless it is of production and there is none.
+fn looking(check: &dyn Check, patient: Arc<Patient>) -> Looking {
+    let look = check.examine(patient.clone());
+    if !check.only_in_production() {
+        return look;
+    }
+    Box::pin(async move {
+        match patient.not_in_production().await {
+            Some(why) => Ok(Examined::skipped(why)),
+            None => look.await,
+        }
+    })
+}
+
 fn late(limit: Duration) -> Examined {
     Finding::warning(format!(
         "this check was given up after {:.0} s",
@@ -85,7 +99,7 @@ fn blind(error: &Error) -> Examined {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::{Group, Looking, Severity};
+    use crate::doctor::{Group, Severity};
 
     struct Stuck;
 

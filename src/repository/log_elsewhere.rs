@@ -11,7 +11,7 @@ use crate::adapters::fs;
 use crate::archive::{Codec, CodecSettings};
 use crate::config::Compression;
 use crate::error::{Context, Error, Result};
-use crate::wal::{FOLDER, Segment, Store, note};
+use crate::wal::{FOLDER, Listing, Segment, Store, note};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -53,7 +53,7 @@ struct Sent {
 impl Repository {
     /// The log of the stack's servers, where the repository is not a folder of this host, which has it anyway.
     pub fn log_elsewhere(&self) -> Result<Option<LogElsewhere>> {
-        if self.place() == self.log_folder() {
+        if !self.is_elsewhere() {
             return Ok(None);
         }
         if self.sealing.seals_by_passphrase() {
@@ -106,7 +106,7 @@ impl LogElsewhere {
         let notes = NOTES.map(|name| (name, std::fs::read(store.folder().join(name)).ok()));
         let listing = store.list()?;
         let mut count = 0;
-        for (name, place) in whole_files(store)? {
+        for (name, place) in whole_files(store, &listing)? {
             if !sent.names.contains(&self.stored_name(&name)) {
                 let content = std::fs::read(&place);
                 let content = content.context(|| format!("{} cannot be read", place.display()))?;
@@ -183,7 +183,11 @@ impl LogElsewhere {
 
     /// Fetches what is there of a cluster's log and not here, from a position on; answers how many files came.
     pub fn fetch(&self, system: &str, from: u64) -> Result<usize> {
-        let names = self.shelf.files(&folder_of(system))?;
+        self.fetch_of(&self.shelf.files(&folder_of(system))?, system, from)
+    }
+
+    /// The same of what is known to be there.
+    fn fetch_of(&self, names: &[String], system: &str, from: u64) -> Result<usize> {
         let has = |name: &str| names.contains(&name.to_owned());
         let folder = self.here.join(FOLDER).join(system);
         let mut count = 0;
@@ -193,14 +197,14 @@ impl LogElsewhere {
                 fs::create_private_folder(&self.here)?;
                 fs::create_durable_folder(&self.here.join(FOLDER))?;
                 fs::create_durable_folder(&folder)?;
-                fs::write_atomically(&place, &self.read(system, note)?)?;
+                fs::write_atomically(&place, &self.read(names, system, note)?)?;
                 count += 1;
             }
         }
         let Some(store) = Store::find(&self.here, system)? else {
             return Ok(count);
         };
-        for name in &names {
+        for name in names {
             let name = name.strip_suffix(SEALED).unwrap_or(name);
             let segment = name.get(..24);
             let segment = segment.and_then(|name| Segment::parse(name, store.segment_size()));
@@ -208,14 +212,14 @@ impl LogElsewhere {
                 segment.start(store.segment_size()) + store.segment_size() <= from
             };
             if !segment.is_some_and(is_before) {
-                count += usize::from(self.fetch_into(&store, name)?);
+                count += usize::from(self.fetch_into(names, &store, name)?);
             }
         }
         Ok(count)
     }
 
     /// Brings one file, unless it is here; answers whether it came.
-    fn fetch_into(&self, store: &Store, name: &str) -> Result<bool> {
+    fn fetch_into(&self, names: &[String], store: &Store, name: &str) -> Result<bool> {
         let system = store.system();
         let (place, is_partial) = match name.strip_suffix(PARTIAL) {
             Some(segment) => {
@@ -236,7 +240,7 @@ impl LogElsewhere {
         if place.exists() {
             return Ok(false);
         }
-        let mut content = self.read(system, name)?;
+        let mut content = self.read(names, system, name)?;
         if is_partial {
             content = unpacked(&content, store.segment_size())?;
         }
@@ -247,14 +251,14 @@ impl LogElsewhere {
 
     /// Fetches a single file that a server asks for, as far as it is there.
     pub fn fetch_file(&self, system: &str, name: &str) -> Result<Option<Vec<u8>>> {
-        self.fetch(system, u64::MAX)?;
+        let names = self.shelf.files(&folder_of(system))?;
+        self.fetch_of(&names, system, u64::MAX)?;
         let Some(store) = Store::find(&self.here, system)? else {
             return Ok(None);
         };
-        let names = self.shelf.files(&folder_of(system))?;
         for candidate in [format!("{name}.zst"), format!("{name}{PARTIAL}")] {
             if names.contains(&self.stored_name(&candidate)) {
-                self.fetch_into(&store, &candidate)?;
+                self.fetch_into(&names, &store, &candidate)?;
                 break;
             }
         }
@@ -282,15 +286,11 @@ impl LogElsewhere {
         Ok(())
     }
 
-    fn read(&self, system: &str, name: &str) -> Result<Vec<u8>> {
+    fn read(&self, names: &[String], system: &str, name: &str) -> Result<Vec<u8>> {
         let folder = folder_of(system);
-        let plain = format!("{folder}/{name}");
-        let sealed = format!("{plain}{SEALED}");
-        let stored = if self.shelf.has(&sealed)? {
-            sealed
-        } else {
-            plain
-        };
+        let sealed = format!("{name}{SEALED}");
+        let is_sealed = names.contains(&sealed);
+        let stored = format!("{folder}/{}", if is_sealed { &sealed } else { name });
         let (bytes, size) = self.shelf.open(&stored)?;
         let place = self.shelf.place().join(&stored);
         self.sealing.unseal(&place, bytes, size)
@@ -310,8 +310,7 @@ fn folder_of(system: &str) -> String {
 }
 
 /// What never changes, by the name that it has there, and where it is here.
-fn whole_files(store: &Store) -> Result<Vec<(String, PathBuf)>> {
-    let listing = store.list()?;
+fn whole_files(store: &Store, listing: &Listing) -> Result<Vec<(String, PathBuf)>> {
     let segments = listing.segments.keys().map(|segment| store.name(*segment));
     let compressed = segments.chain(listing.further.iter().cloned());
     let histories = listing.histories.iter();

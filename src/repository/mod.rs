@@ -207,6 +207,12 @@ impl Repository {
         self.sealing.seals()
     }
 
+    /// Whether archives are kept in a store, and not in a folder of this host.
+    #[must_use]
+    pub fn is_elsewhere(&self) -> bool {
+        self.place() != self.log_folder()
+    }
+
     /// Opens an archive: one of this repository, or a file.
     ///
     /// Fails with [`crate::error::ErrorKind::Missing`] if it is encrypted and no key here fits, and

@@ -15,15 +15,16 @@ impl Check for Digests {
         Group::Security
     }
 
+    fn only_in_production(&self) -> bool {
+        true
+    }
+
     fn examine(&self, patient: Arc<Patient>) -> Looking {
         Box::pin(async move { look(&patient).await })
     }
 }
 
 async fn look(patient: &Patient) -> Result<Examined> {
-    if let Some(why) = patient.not_in_production().await {
-        return Ok(Examined::skipped(why));
-    }
     let config = &patient.stack.config.docker;
     let mut named = vec![
         ("postgres_image", config.postgres_image.as_str()),

@@ -30,15 +30,16 @@ impl Check for Logins {
         ANSWER * 8
     }
 
+    fn only_in_production(&self) -> bool {
+        true
+    }
+
     fn examine(&self, patient: Arc<Patient>) -> Looking {
         Box::pin(async move { look(&patient).await })
     }
 }
 
 async fn look(patient: &Patient) -> Result<Examined> {
-    if let Some(why) = patient.not_in_production().await {
-        return Ok(Examined::skipped(why));
-    }
     let deployment = patient.deployment()?;
     let wrong = Uuid::new_v4().simple().to_string();
     let mut passwords = USUAL.to_vec();
