@@ -312,6 +312,67 @@ async fn tables_that_are_altered_while_the_backup_begins_do_no_harm() {
     assert!(altering.await.unwrap() > 0, "nothing was altered");
 }
 
+/// Whoever wants to alter a table waits for the backup, and our own connections wait behind it: then the one that
+/// has the lock reads the table.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_somebody_waits_to_alter_is_read_even_so() {
+    let live = scratch_database();
+    let session = Session::open(&live.address()).await.unwrap();
+    // So large that the small one's turn comes after everybody has locked it.
+    let tables = "CREATE TABLE large AS
+                      SELECT i, repeat(md5(i::text), 4) AS text FROM generate_series(1, 900000) i;
+                  CREATE TABLE small AS SELECT 1 AS n";
+    session.batch_execute(tables).await.unwrap();
+    let address = live.address();
+    let altering = tokio::spawn(async move {
+        let session = Session::open(&address).await.unwrap();
+        // The snapshot's own session, and a pg_dump for each half of the schema.
+        while sessions_on_small(&session, true).await < 3 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        let altered = session.batch_execute("ALTER TABLE small ADD COLUMN x int");
+        altered.await.unwrap();
+    });
+    let stop = Interrupt::default();
+    let (address, stopped) = (live.address(), stop.clone());
+    let looking = tokio::spawn(async move {
+        let session = Session::open(&address).await.unwrap();
+        let mut seen = 0;
+        while !stopped.is_raised() {
+            seen = seen.max(sessions_on_small(&session, false).await);
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        seen
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("a.tar");
+    let manifest = take(&live.address(), &place).await;
+    stop.raise();
+    assert_eq!(manifest.rows(), 900_001);
+    assert!(
+        looking.await.unwrap() > 0,
+        "nobody waited behind the alteration"
+    );
+    let beside = Beside::of(&live, "altered");
+    restore(&place, &live.address(), beside.name())
+        .await
+        .unwrap();
+    // It was held up by nothing but the backup.
+    let limit = std::time::Duration::from_secs(30);
+    tokio::time::timeout(limit, altering)
+        .await
+        .unwrap()
+        .unwrap();
+}
+
+/// How many sessions hold, or wait for, the right to read the table `small`.
+async fn sessions_on_small(session: &Session, granted: bool) -> i64 {
+    let sql = "SELECT count(*) FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
+               WHERE c.relname = 'small' AND l.mode = 'AccessShareLock' AND l.granted = $1
+                   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    session.query_one(sql, &[&granted]).await.unwrap().get(0)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_archive_leaves_no_database_behind() {
     let live = scratch_database();

@@ -1,4 +1,8 @@
 //! Copies tables' rows: several connections look through one snapshot and take piece after piece.
+//!
+//! The leader, whose snapshot it is, has locked every table. A session that wants to alter one waits for that,
+//! and whoever comes later waits behind it, for as long as the backup lasts: our own connections as well. So they wait a
+//! moment only, and leave such a table to the leader.
 
 use super::catalog::Table;
 use super::pieces::{Piece, divide};
@@ -12,6 +16,10 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::task::JoinSet;
+use tokio_postgres::error::SqlState;
+
+/// How long a connection waits to be let at a table before it leaves it to the leader.
+const PATIENCE: &str = "SET LOCAL lock_timeout = '2s'";
 
 /// What became of a table.
 #[derive(Debug, Clone, Copy, Default)]
@@ -23,6 +31,7 @@ pub(super) struct Copied {
 /// Copies the rows of all `tables`; answers in their order.
 pub(super) async fn all(
     writer: &Writer,
+    leader: &Session,
     address: &Address,
     snapshot: &str,
     tables: &[Table],
@@ -39,6 +48,7 @@ pub(super) async fn all(
         tables: tables.to_vec(),
         total: pieces.iter().map(|p| p.cost).sum(),
         pieces: Mutex::new(pieces.into()),
+        left: Mutex::default(),
         copied: Mutex::new(vec![Copied::default(); tables.len()]),
         done: AtomicU64::new(0),
         events: events.clone(),
@@ -53,6 +63,7 @@ pub(super) async fn all(
     while let Some(result) = running.join_next().await {
         result.context(|| "a copying task died")??;
     }
+    copying.copy_left(leader).await?;
     let copied = copying
         .copied
         .lock()
@@ -66,6 +77,8 @@ struct Copying {
     tables: Vec<Table>,
     total: u64,
     pieces: Mutex<VecDeque<Piece>>,
+    /// For the leader.
+    left: Mutex<Vec<Piece>>,
     copied: Mutex<Vec<Copied>>,
     done: AtomicU64,
     events: Events,
@@ -75,15 +88,32 @@ struct Copying {
 impl Copying {
     async fn work(&self, address: &Address, snapshot: &str) -> Result<()> {
         let session = Session::open(address).await?;
-        begin(&session, Some(snapshot)).await?;
+        begin_patiently(&session, snapshot).await?;
         let mut part = self.writer.buffer();
         while let Some(piece) = self.next() {
-            self.copy(&session, &piece, &mut part).await?;
+            if let Err(refused) = self.copy(&session, &piece, &mut part).await? {
+                tracing::debug!(%refused, "left to the leader");
+                self.leave(piece);
+                run(&session, "ROLLBACK").await?;
+                begin_patiently(&session, snapshot).await?;
+            }
         }
-        session
-            .batch_execute("COMMIT")
-            .await
-            .map_err(|e| failed("ending the snapshot", &e))
+        run(&session, "COMMIT").await
+    }
+
+    fn leave(&self, piece: Piece) {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        left.push(piece);
+    }
+
+    /// Copies what others were not let at.
+    async fn copy_left(&self, leader: &Session) -> Result<()> {
+        let left = std::mem::take(&mut *self.left.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut part = self.writer.buffer();
+        for piece in left {
+            self.copy(leader, &piece, &mut part).await??;
+        }
+        Ok(())
     }
 
     fn next(&self) -> Option<Piece> {
@@ -93,14 +123,23 @@ impl Copying {
             .pop_front()
     }
 
-    /// Copies a piece; `part` is empty before and after.
-    async fn copy(&self, session: &Session, piece: &Piece, part: &mut Vec<u8>) -> Result<()> {
+    /// Copies a piece; `part` is empty before and after. The inner error is that of a session that is not let
+    /// at the table, and has read nothing of it.
+    async fn copy(
+        &self,
+        session: &Session,
+        piece: &Piece,
+        part: &mut Vec<u8>,
+    ) -> Result<Result<()>> {
         let table = &self.tables[piece.table];
         let doing = || format!("copying table {}", table.shown());
-        let stream = session
-            .copy_out(&table.copy_out(piece))
-            .await
-            .map_err(|e| failed(&doing(), &e))?;
+        let stream = match session.copy_out(&table.copy_out(piece)).await {
+            Ok(stream) => stream,
+            Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+                return Ok(Err(failed(&doing(), &error)));
+            }
+            Err(error) => return Err(failed(&doing(), &error)),
+        };
         pin_mut!(stream);
         let full = self.writer.part_size();
         while let Some(bytes) = stream.next().await {
@@ -117,7 +156,7 @@ impl Copying {
         let done = self.done.fetch_add(piece.cost, Ordering::Relaxed) + piece.cost;
         self.events
             .progress(&self.step, done, Some(self.total), Unit::Bytes);
-        Ok(())
+        Ok(Ok(()))
     }
 
     /// Hands a part over to the archive.
@@ -146,4 +185,14 @@ impl Copying {
             })
             .await
     }
+}
+
+async fn begin_patiently(session: &Session, snapshot: &str) -> Result<()> {
+    begin(session, Some(snapshot)).await?;
+    run(session, PATIENCE).await
+}
+
+async fn run(session: &Session, sql: &str) -> Result<()> {
+    let done = session.batch_execute(sql).await;
+    done.map_err(|e| failed("looking through the snapshot", &e))
 }

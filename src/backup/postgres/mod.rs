@@ -97,6 +97,7 @@ async fn take_all(
         pg_dump.section(address, &snapshot, Section::PostData),
         copy::all(
             writer,
+            &leader,
             address,
             &snapshot,
             &catalog.tables,
@@ -246,6 +247,8 @@ fn failed(doing: &str, error: &tokio_postgres::Error) -> Error {
                  the damaged database is kept for `k1ops undo`.",
             )
         }
+        Some(code) if *code == SqlState::LOCK_NOT_AVAILABLE => Error::failed(what)
+            .hint("Another session is altering the table: run the backup again when it is done."),
         _ => Error::failed(what),
     }
 }
