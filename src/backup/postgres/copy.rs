@@ -28,12 +28,20 @@ pub(super) struct Copied {
     pub(super) digest: RowDigest,
 }
 
+/// A moment of a database.
+#[derive(Clone, Copy)]
+pub(super) struct Moment<'a> {
+    /// The session that holds the snapshot, and has locked the tables.
+    pub(super) leader: &'a Session,
+    /// Where others connect to, to look through it.
+    pub(super) address: &'a Address,
+    pub(super) snapshot: &'a str,
+}
+
 /// Copies the rows of all `tables`; answers in their order.
 pub(super) async fn all(
     writer: &Writer,
-    leader: &Session,
-    address: &Address,
-    snapshot: &str,
+    moment: Moment<'_>,
     tables: &[Table],
     options: &Options,
     events: &Events,
@@ -56,14 +64,15 @@ pub(super) async fn all(
     });
     let mut running = JoinSet::new();
     for _ in 0..workers {
-        let (copying, address, snapshot) = (copying.clone(), address.clone(), snapshot.to_owned());
+        let copying = copying.clone();
+        let (address, snapshot) = (moment.address.clone(), moment.snapshot.to_owned());
         running.spawn(async move { copying.work(&address, &snapshot).await });
     }
     // The first failure ends the others: dropping the set aborts them.
     while let Some(result) = running.join_next().await {
         result.context(|| "a copying task died")??;
     }
-    copying.copy_left(leader).await?;
+    copying.copy_left(moment.leader).await?;
     let copied = copying
         .copied
         .lock()

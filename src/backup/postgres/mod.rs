@@ -91,20 +91,16 @@ async fn take_all(
     };
     let Still { snapshot, catalog } = hold_still(&leader, address, major, events).await?;
 
+    let moment = copy::Moment {
+        leader: &leader,
+        address,
+        snapshot: &snapshot,
+    };
     // The schema is dumped while the rows are copied: all look through the same snapshot.
     let (pre_data, post_data, copied) = tokio::try_join!(
         pg_dump.section(address, &snapshot, Section::PreData),
         pg_dump.section(address, &snapshot, Section::PostData),
-        copy::all(
-            writer,
-            &leader,
-            address,
-            &snapshot,
-            &catalog.tables,
-            options,
-            events,
-            &step
-        ),
+        copy::all(writer, moment, &catalog.tables, options, events, &step),
     )?;
     add_text(
         writer,
