@@ -253,7 +253,7 @@ impl Drop for Load {
 #[test]
 fn a_volume_that_is_written_to_is_backed_up_consistently_every_time() {
     let times: usize =
-        std::env::var("K1OPS_TEST_VOLUME_BACKUPS").map_or(5, |times| times.parse().unwrap());
+        std::env::var("K1OPS_TEST_VOLUME_BACKUPS").map_or(3, |times| times.parse().unwrap());
     let bench = Bench::new();
     bench.json(&["start", "--wait=false"], 0);
     let container = bench.container("postgres");
