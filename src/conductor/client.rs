@@ -69,8 +69,10 @@ impl Client {
         path: &str,
         body: &impl Serialize,
     ) -> Result<Option<String>> {
-        let sent = self.http.post(self.url(path)).json(body).send().await;
-        let Ok(answer) = sent else { return Ok(None) };
+        let request = self.http.post(self.url(path)).json(body);
+        let Ok(answer) = self.answer(request).await? else {
+            return Ok(None);
+        };
         let status = answer.status();
         let Ok(text) = answer.text().await else {
             return Ok(None);
@@ -106,7 +108,7 @@ impl Client {
     pub async fn probe(&self, path: &str, timeout: Duration) -> Result<(u16, String)> {
         let cannot = || format!("Conductor at {} does not answer", self.base);
         let request = self.http.get(self.url(path)).timeout(timeout);
-        let answer = self.answer(request, cannot).await?;
+        let answer = self.answer(request).await?.context(cannot)?;
         let status = answer.status().as_u16();
         Ok((status, answer.text().await.context(cannot)?))
     }
@@ -149,38 +151,35 @@ impl Client {
     }
 
     /// What is answered, to who shows a token where one is asked for. One that is not taken any more,
-    /// since the issuer's keys or the clocks have changed, is got anew, once.
-    async fn answer(
-        &self,
-        request: RequestBuilder,
-        cannot: impl Fn() -> String,
-    ) -> Result<Response> {
+    /// since the issuer's keys or the clocks have changed, is got anew, once. Fails if there is no token;
+    /// the inner error is that of a server that does not answer.
+    async fn answer(&self, request: RequestBuilder) -> Result<reqwest::Result<Response>> {
         let Some(tokens) = &self.tokens else {
-            return request.send().await.context(cannot);
+            return Ok(request.send().await);
         };
         let again = request.try_clone();
         // Boxed: it is rare, and larger than all the rest of a request.
         let token = Box::pin(tokens.token()).await?;
-        let request = request.bearer_auth(token.expose());
-        let answer = request.send().await.context(&cannot)?;
-        let is_refused = is_refused(answer.status());
+        let sent = request.bearer_auth(token.expose()).send().await;
+        let is_refused = sent
+            .as_ref()
+            .is_ok_and(|answer| is_refused(answer.status()));
         let Some(again) = again.filter(|_| is_refused) else {
-            return Ok(answer);
+            return Ok(sent);
         };
         let token = Box::pin(tokens.instead_of(&token)).await?;
-        let request = again.bearer_auth(token.expose());
-        request.send().await.context(cannot)
+        Ok(again.bearer_auth(token.expose()).send().await)
     }
 
     async fn send(&self, request: RequestBuilder, path: &str) -> Result<String> {
         let cannot = || format!("Conductor at {} does not answer {path}", self.base);
-        let answer = self.answer(request, cannot).await?;
+        let answer = self.answer(request).await?.context(cannot)?;
         let status = answer.status();
         let text = answer.text().await.context(cannot)?;
         self.accepted(path, status, text)
     }
 
-    fn accepted(&self, path: &str, status: reqwest::StatusCode, text: String) -> Result<String> {
+    fn accepted(&self, path: &str, status: StatusCode, text: String) -> Result<String> {
         if status.is_success() {
             return Ok(text);
         }
@@ -214,7 +213,7 @@ impl Client {
         }
         error.hint(
             "The issuer's token is not for this gateway: see docker.gateway.audience and .scope, and \
-             `k1ops logs --service gateway`.",
+             `k1ops logs gateway`.",
         )
     }
 }

@@ -126,12 +126,7 @@ impl Client {
         correlation_id: &str,
         input: &Map<String, Value>,
     ) -> Result<String> {
-        let version = version.to_string();
-        let query = [
-            ("version", version.as_str()),
-            ("correlationId", correlation_id),
-        ];
-        let path = Self::path(&["workflow", name], &query)?;
+        let path = Self::start_path(name, version, correlation_id)?;
         let id = self.post(&path, input).await?.trim().to_owned();
         if id.is_empty() {
             return Err(Error::failed(format!(
@@ -151,12 +146,7 @@ impl Client {
         correlation_id: &str,
         input: &Map<String, Value>,
     ) -> Result<String> {
-        let number = version.to_string();
-        let query = [
-            ("version", number.as_str()),
-            ("correlationId", correlation_id),
-        ];
-        let path = Self::path(&["workflow", name], &query)?;
+        let path = Self::start_path(name, version, correlation_id)?;
         let begun = Instant::now();
         loop {
             if let Some(id) = self.post_if_heard(&path, input).await? {
@@ -177,6 +167,15 @@ impl Client {
                 return Ok(id);
             }
         }
+    }
+
+    fn start_path(name: &str, version: u32, correlation_id: &str) -> Result<String> {
+        let version = version.to_string();
+        let query = [
+            ("version", version.as_str()),
+            ("correlationId", correlation_id),
+        ];
+        Self::path(&["workflow", name], &query)
     }
 
     /// The workflow of this definition with this correlation id, if there is one.

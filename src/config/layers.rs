@@ -53,6 +53,13 @@ pub struct Loaded {
 }
 
 impl Loaded {
+    /// The file that was read, or that would be made.
+    #[must_use]
+    pub fn place(&self) -> PathBuf {
+        let named = self.file.clone();
+        named.unwrap_or_else(|| self.base.join(FILE_NAME))
+    }
+
     /// The defaults alone, in the place that [`load`] would find: what can still be looked at where
     /// the configuration cannot be read.
     pub fn defaults(

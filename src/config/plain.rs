@@ -12,6 +12,7 @@ pub(super) fn check(config: &Config) -> Result<()> {
         ("docker.redis_image", &docker.redis_image),
         ("docker.elasticsearch_image", &docker.elasticsearch_image),
         ("docker.java_image", &docker.java_image),
+        ("docker.balancer_image", &docker.balancer_image),
         ("docker.gateway.image", &docker.gateway.image),
     ] {
         require(is_name(image, "._/:@-"), key, image, "the name of an image")?;

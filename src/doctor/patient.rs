@@ -236,8 +236,7 @@ impl Patient {
     /// The configuration file that is used, or that would be made.
     #[must_use]
     pub fn config_file(&self) -> PathBuf {
-        let named = self.loaded.file.clone();
-        named.unwrap_or_else(|| self.loaded.base.join(crate::config::FILE_NAME))
+        self.loaded.place()
     }
 
     #[cfg(test)]

@@ -184,8 +184,8 @@ async fn remove_containers(scratch: &Stack, live: &Stack, events: &Events) -> Re
     }
     engine.remove_network(&own.names.network()).await?;
     let images = [
-        own.settings.get("K1_SERVER_IMAGE"),
-        real.settings.get("K1_SERVER_IMAGE"),
+        own.settings.image(Service::Server),
+        real.settings.image(Service::Server),
     ];
     if let [Some(image), other] = images
         && other != Some(image)

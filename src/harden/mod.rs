@@ -103,8 +103,7 @@ pub fn with_profile(loaded: &Loaded, profile: Profile) -> Result<Option<ConfigEd
         ))
         .hint(format!("Unset {variable}, or set it yourself.")));
     }
-    let named = loaded.file.clone();
-    let path = named.unwrap_or_else(|| loaded.base.join(config::FILE_NAME));
+    let path = loaded.place();
     let before = fs::read_text_if_there(&path)?.unwrap_or_default();
     let text = config::with_value(&before, "docker", "profile", name_of(profile), &path)?;
     Ok(Some(ConfigEdit { path, text }))

@@ -15,7 +15,7 @@ use crate::error::{Context, Error, Result};
 use crate::stack::{Stack, Tier};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The note's name.
 const NOTE: &str = "upgrade.json";
@@ -67,6 +67,12 @@ fn place(stack: &Stack) -> PathBuf {
     stack.folder.join("upgrades")
 }
 
+fn remove(folder: &Path) -> Result<()> {
+    // Without its note a folder is nothing that anybody would go by.
+    fs::remove_if_there(&folder.join(NOTE))?;
+    std::fs::remove_dir_all(folder).context(|| format!("{} cannot be removed", folder.display()))
+}
+
 impl Journal {
     /// A folder for one that begins now.
     pub(super) fn new_folder(stack: &Stack, at: DateTime<Utc>) -> Result<PathBuf> {
@@ -89,10 +95,7 @@ impl Journal {
 
     /// Removes the note, and what was saved.
     pub(super) fn forget(self) -> Result<()> {
-        // Without its note a folder is nothing that anybody would go by.
-        fs::remove_if_there(&self.folder.join(NOTE))?;
-        std::fs::remove_dir_all(&self.folder)
-            .context(|| format!("{} cannot be removed", self.folder.display()))
+        remove(&self.folder)
     }
 
     /// Removes what upgrades before this one have kept, and folders of those that began nothing.
@@ -100,9 +103,7 @@ impl Journal {
         for entry in std::fs::read_dir(place(stack)).into_iter().flatten() {
             let folder = entry.context(|| "a folder cannot be read")?.path();
             if folder != self.folder {
-                fs::remove_if_there(&folder.join(NOTE))?;
-                std::fs::remove_dir_all(&folder)
-                    .context(|| format!("{} cannot be removed", folder.display()))?;
+                remove(&folder)?;
             }
         }
         Ok(())

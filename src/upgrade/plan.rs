@@ -3,9 +3,9 @@
 use super::journal::{ConfigFile, Journal};
 use super::versions::{Changed, Versions, Wanted, refuse_overridden, with_changes};
 use crate::adapters::fs;
-use crate::config::{FILE_NAME, Loaded, TierChoice};
+use crate::config::{Loaded, TierChoice};
 use crate::error::{Error, ErrorKind, Result};
-use crate::stack::docker::{self, Deployment};
+use crate::stack::docker::{self, Deployment, Service};
 use crate::stack::jar::boot_jar::{self, expected_sha256};
 use crate::stack::jar::cache::Cache;
 use crate::stack::{Remembered, ServerState, Stack, Tier, status};
@@ -121,12 +121,12 @@ fn require_configured_runs(live: &Stack, tier: Tier) -> Result<()> {
             let image = docker::expected_image(live).tag;
             let known = expected_sha256(server).is_some();
             let named = [
-                ("K1_SERVER_IMAGE", image.as_str(), known),
-                ("K1_POSTGRES_IMAGE", &images.postgres_image, true),
-                ("K1_REDIS_IMAGE", &images.redis_image, true),
+                (Service::Server, image.as_str(), known),
+                (Service::Postgres, &images.postgres_image, true),
+                (Service::Redis, &images.redis_image, true),
             ];
-            let mut others = named.into_iter().filter(|(name, image, known)| {
-                *known && settings.get(name).is_some_and(|runs| runs != *image)
+            let mut others = named.into_iter().filter(|(service, image, known)| {
+                *known && settings.image(*service).is_some_and(|runs| runs != *image)
             });
             others.next().map(|(_, image, _)| image.to_owned())
         }
@@ -219,8 +219,7 @@ pub(super) fn of_major_version(error: Error) -> Error {
 }
 
 fn config_file(loaded: &Loaded, changes: &[Changed]) -> Result<ConfigFile> {
-    let named = loaded.file.clone();
-    let path = named.unwrap_or_else(|| loaded.base.join(FILE_NAME));
+    let path = loaded.place();
     let was = fs::read_text_if_there(&path)?;
     let becomes = with_changes(was.as_deref().unwrap_or_default(), changes, &path)?;
     Ok(ConfigFile { path, was, becomes })

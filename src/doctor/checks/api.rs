@@ -95,7 +95,7 @@ async fn gateway(patient: &Patient, deployment: &Deployment) -> Result<Examined>
         );
     }
     let mut examined = Examined::default();
-    published(patient, deployment, &mut examined).await;
+    published(patient, &mut examined).await;
     plain(deployment, &mut examined).await?;
     let client = deployment.client()?;
     let tokens = deployment.tokens()?;
@@ -149,10 +149,19 @@ async fn own(client: &Client, token: &str, examined: &mut Examined) -> Result<()
 }
 
 /// Who reaches Conductor past the gateway needs no login.
-async fn published(patient: &Patient, deployment: &Deployment, examined: &mut Examined) {
-    let name = deployment.names.container(Service::Server);
+async fn published(patient: &Patient, examined: &mut Examined) {
+    let docker = patient.docker().await;
+    let behind: Vec<&str> = docker
+        .iter()
+        .flat_map(|docker| &docker.services)
+        .filter(|s| [Service::Server.key(), Service::Balancer.key()].contains(&s.service))
+        .map(|s| s.container.name.as_str())
+        .collect();
     let published = patient.published().await;
-    match published.iter().find(|one| one.container == name) {
+    match published
+        .iter()
+        .find(|one| behind.contains(&one.container.as_str()))
+    {
         None => examined.say("Conductor has no port on this host but the gateway's"),
         Some(one) => examined.find(
             Finding::problem(
@@ -163,7 +172,7 @@ async fn published(patient: &Patient, deployment: &Deployment, examined: &mut Ex
                 ),
             )
             .because("whoever goes that way is asked for nothing")
-            .advise("Remove the port of conductor-server from the Compose files.")
+            .advise("Remove the ports of conductor-server and balancer from the Compose files.")
             .remedy("k1ops start"),
         ),
     }

@@ -245,15 +245,7 @@ impl Deployment {
     pub async fn images(&self, engine: &Engine) -> Result<BTreeMap<String, String>> {
         let mut images = BTreeMap::new();
         for service in self.settings.services() {
-            let name = match service {
-                Service::Postgres => "K1_POSTGRES_IMAGE",
-                Service::Redis => "K1_REDIS_IMAGE",
-                Service::Elasticsearch => "K1_ELASTICSEARCH_IMAGE",
-                Service::Server => "K1_SERVER_IMAGE",
-                Service::Balancer => "K1_BALANCER_IMAGE",
-                Service::Gateway => "K1_GATEWAY_IMAGE",
-            };
-            let tag = self.settings.get(name).unwrap_or_default();
+            let tag = self.settings.image(service).unwrap_or_default();
             if let Some(image) = engine.image(tag).await? {
                 let digest = image.digests.first().unwrap_or(&image.id);
                 images.insert(service.key().to_owned(), format!("{tag} {digest}"));

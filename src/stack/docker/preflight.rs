@@ -1,7 +1,7 @@
 //! What is checked before anything is started: ports, and whether the database's volume fits the
 //! image.
 
-use super::{Deployment, Service};
+use super::{Deployment, Service, Settings};
 use crate::adapters::compose::Compose;
 use crate::adapters::docker::{Container, Engine};
 use crate::adapters::port;
@@ -13,16 +13,23 @@ const PGDATA: &str = "/var/lib/postgresql/data";
 /// From this version on Compose takes back what an earlier file says.
 const RESETS: (u32, u32, u32) = (2, 24, 4);
 
-/// Fails if Compose cannot take the server's port away, which is then the gateway's.
-pub fn check_compose(compose: &Compose, deployment: &Deployment) -> Result<()> {
-    if !deployment.settings.has_gateway() || compose.is_at_least(RESETS) {
+/// Fails if Compose cannot take the server's port away, which is then that of what stands before it.
+pub fn check_compose(compose: &Compose, settings: &Settings) -> Result<()> {
+    let name = compose.name();
+    if compose.is_at_least(RESETS) {
         return Ok(());
     }
-    Err(Error::missing(format!(
-        "{} cannot put a gateway before Conductor",
-        compose.name()
-    ))
-    .hint("Install Compose 2.24.4 or later; https://docs.docker.com/compose/install/ says how."))
+    if settings.servers() > 1 {
+        return Err(Error::usage(format!("{name} cannot run several servers"))
+            .hint("Install Compose 2.24.4 or later, or start with --servers 1."));
+    }
+    if settings.has_gateway() {
+        let what = format!("{name} cannot put a gateway before Conductor");
+        let how =
+            "Install Compose 2.24.4 or later; https://docs.docker.com/compose/install/ says how.";
+        return Err(Error::missing(what).hint(how));
+    }
+    Ok(())
 }
 
 /// Fails if a container of this stack's names belongs to another one.
@@ -109,7 +116,7 @@ pub async fn check_postgres_version(engine: &Engine, deployment: &Deployment) ->
     let volume = deployment.volume(Service::Postgres);
     let image = deployment
         .settings
-        .get("K1_POSTGRES_IMAGE")
+        .image(Service::Postgres)
         .unwrap_or_default();
     if engine.volume(&volume).await?.is_none() {
         return Ok(());

@@ -5,14 +5,11 @@ use super::balancer::Balancer;
 use super::services::Services;
 use super::wait::{Patience, until_healthy};
 use super::{Service, Settings};
-use crate::adapters::compose::Compose;
 use crate::adapters::docker::Container;
 use crate::adapters::postgres::{Session, server_message};
 use crate::config::Config;
 use crate::error::{Error, Result};
 
-/// Learnt to take a port away that another file gives.
-const COMPOSE: (u32, u32, u32) = (2, 24, 4);
 /// More than this many have no room in the connections that `PostgreSQL` gives by default.
 pub const MOST: u8 = 8;
 /// Connections for everybody else: backups, questions, the write-ahead log.
@@ -46,21 +43,10 @@ pub(super) fn check(config: &Config) -> Result<()> {
 pub(super) fn is_current(settings: &Settings, volume: &str, container: &Container) -> bool {
     let port = settings.port(Service::Server);
     container.is_running()
-        && Some(container.image.as_str()) == settings.get("K1_SERVER_IMAGE")
+        && Some(container.image.as_str()) == settings.image(Service::Server)
         && container.host_port(Service::Server.inner_port()) == port
         && container.volumes.values().any(|v| v == volume)
         && settings.is_told_to(Service::Server, &container.environment)
-}
-
-/// Fails if this Compose cannot read what describes several servers.
-pub(super) fn check_compose(settings: &Settings, compose: &Compose) -> Result<()> {
-    if settings.servers() == 1 || compose.is_at_least(COMPOSE) {
-        return Ok(());
-    }
-    Err(
-        Error::usage(format!("{} cannot run several servers", compose.name()))
-            .hint("Install Compose 2.24.4 or later, or start with --servers 1."),
-    )
 }
 
 impl Services<'_> {
@@ -178,7 +164,7 @@ impl Services<'_> {
                 .map_or(tag, |(version, _)| version)
                 .to_owned()
         };
-        let image = self.deployment.settings.get("K1_SERVER_IMAGE");
+        let image = self.deployment.settings.image(Service::Server);
         let wanted = version(image.unwrap_or_default());
         let is_other = |server: &&Container| version(&server.image) != wanted;
         let Some(other) = servers.iter().find(is_other) else {

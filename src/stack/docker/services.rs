@@ -222,7 +222,7 @@ async fn lend(stack: &Stack, events: &Events) -> Result<Lent> {
         });
     }
     preflight::check_names(&engine, &deployment).await?;
-    let image = deployment.settings.get("K1_POSTGRES_IMAGE");
+    let image = deployment.settings.image(Service::Postgres);
     ensure_pulled(&engine, image.unwrap_or_default(), false, events).await?;
     preflight::check_postgres_version(&engine, &deployment).await?;
     services.up(&[Service::Postgres]).await?;

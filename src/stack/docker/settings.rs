@@ -197,10 +197,23 @@ impl Settings {
         servers.unwrap_or(1).max(1)
     }
 
+    /// The image of a service.
+    #[must_use]
+    pub fn image(&self, service: Service) -> Option<&str> {
+        self.get(match service {
+            Service::Postgres => "K1_POSTGRES_IMAGE",
+            Service::Redis => "K1_REDIS_IMAGE",
+            Service::Elasticsearch => "K1_ELASTICSEARCH_IMAGE",
+            Service::Server => "K1_SERVER_IMAGE",
+            Service::Balancer => "K1_BALANCER_IMAGE",
+            Service::Gateway => "K1_GATEWAY_IMAGE",
+        })
+    }
+
     /// Whether Conductor is behind a gateway that asks for a login.
     #[must_use]
     pub fn has_gateway(&self) -> bool {
-        self.get("K1_GATEWAY_IMAGE").is_some()
+        self.image(Service::Gateway).is_some()
     }
 
     /// The service that answers for Conductor within the stack's network: the server itself, or what

@@ -3,7 +3,7 @@
 use super::image::ensure_pulled;
 use super::journal::Journal;
 use super::secrets::open_to_mapped_users;
-use super::servers::{self, is_current};
+use super::servers::is_current;
 use super::services::{Services, said};
 use super::undo::Before;
 use super::wait::Patience;
@@ -234,21 +234,16 @@ impl Run<'_> {
     /// Checks what can be checked and makes the images, while nothing of the stack is touched yet.
     async fn get_ready(&self) -> Result<()> {
         let engine = &self.ready.engine;
-        servers::check_compose(&self.deployment.settings, &self.ready.compose)?;
-        preflight::check_compose(&self.ready.compose, &self.deployment)?;
+        preflight::check_compose(&self.ready.compose, &self.deployment.settings)?;
         preflight::check_names(engine, &self.deployment).await?;
         preflight::check_ports(engine, &self.deployment).await?;
         let settings = &self.deployment.settings;
         for service in settings.services() {
-            let image = match service {
-                Service::Postgres => "K1_POSTGRES_IMAGE",
-                Service::Redis => "K1_REDIS_IMAGE",
-                Service::Elasticsearch => "K1_ELASTICSEARCH_IMAGE",
-                Service::Balancer => "K1_BALANCER_IMAGE",
-                Service::Gateway => "K1_GATEWAY_IMAGE",
-                Service::Server => continue,
-            };
-            let image = settings.get(image).unwrap_or_default();
+            // The server's own is built.
+            if service == Service::Server {
+                continue;
+            }
+            let image = settings.image(service).unwrap_or_default();
             ensure_pulled(engine, image, self.options.pull, self.events).await?;
         }
         preflight::check_postgres_version(engine, &self.deployment).await?;

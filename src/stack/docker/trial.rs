@@ -30,13 +30,13 @@ pub async fn ensure_image(
 }
 
 fn image_of(deployment: &Deployment, service: Service) -> Option<String> {
-    let name = match service {
-        Service::Postgres => "K1_POSTGRES_IMAGE",
-        Service::Redis => "K1_REDIS_IMAGE",
-        Service::Elasticsearch => "K1_ELASTICSEARCH_IMAGE",
-        Service::Server | Service::Balancer | Service::Gateway => return None,
-    };
-    deployment.settings.get(name).map(str::to_owned)
+    if matches!(
+        service,
+        Service::Server | Service::Balancer | Service::Gateway
+    ) {
+        return None;
+    }
+    deployment.settings.image(service).map(str::to_owned)
 }
 
 /// Runs `PostgreSQL` on `volume`, lets it recover, and has every row of every database read, with

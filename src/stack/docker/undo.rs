@@ -33,9 +33,6 @@ impl Before {
             if !Service::WITH_VOLUME.contains(&service) {
                 continue;
             }
-            if !Service::WITH_VOLUME.contains(&service) {
-                continue;
-            }
             let volume = deployment.volume(service);
             if engine.volume(&volume).await?.is_none() {
                 new_volumes.push(service);
