@@ -20,13 +20,16 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Everything that is told of a stack on which everything was done once.
-const NAMES: [&str; 15] = [
+const NAMES: [&str; 18] = [
     "k1ops_archives",
     "k1ops_archives_size_bytes",
     "k1ops_backup_proven_timestamp_seconds",
     "k1ops_backup_rows",
     "k1ops_backup_size_bytes",
     "k1ops_backup_timestamp_seconds",
+    "k1ops_copy_archives",
+    "k1ops_copy_missing",
+    "k1ops_copy_up",
     "k1ops_drill_recovery_seconds",
     "k1ops_drill_success",
     "k1ops_drill_timestamp_seconds",
@@ -54,7 +57,9 @@ fn deploy(name: &str) -> PathBuf {
 fn busy_stack() -> Scratch {
     let scratch = Scratch::new();
     fill(&scratch.db("k1"), 12);
-    let text = "tier = 'jar'\n[metrics]\ntextfile = 'node/k1ops.prom'\n";
+    std::fs::create_dir(scratch.path().join("far")).unwrap();
+    let text = "tier = 'jar'\n[metrics]\ntextfile = 'node/k1ops.prom'\n\
+        [[repository.copies]]\nname = 'far'\npath = 'far'\n";
     std::fs::write(scratch.path().join("k1ops.toml"), text).unwrap();
     scratch.run(&["schedule", "fire"]).done();
     scratch
@@ -114,6 +119,14 @@ fn everything_that_was_done_is_told_and_prometheus_takes_it() {
         "{told}"
     );
 
+    let of_the_copy = |told: &str, name: &str, value: &str| {
+        let line = format!("k1ops_copy_{name}{{stack=\"k1\",copy=\"far\"}} {value}\n");
+        assert!(told.contains(&line), "{line}{told}");
+    };
+    of_the_copy(&told, "up", "1.0");
+    of_the_copy(&told, "archives", "1.0");
+    of_the_copy(&told, "missing", "0.0");
+
     // The run has left the file for the collector, which is another user.
     let file = scratch.path().join("node/k1ops.prom");
     let mode = std::fs::metadata(&file).unwrap().permissions().mode();
@@ -129,9 +142,13 @@ fn everything_that_was_done_is_told_and_prometheus_takes_it() {
         text.contains("k1ops_run_success{stack=\"k1\"} 0.0\n"),
         "{text}"
     );
+    // What is away has no archives that could be counted.
+    std::fs::remove_dir_all(scratch.path().join("far")).unwrap();
     let other = scratch.path().join("other.prom");
     scratch.run(&["metrics", "--output", "other.prom"]).done();
-    assert!(other.exists());
+    let told = std::fs::read_to_string(&other).unwrap();
+    of_the_copy(&told, "up", "0.0");
+    assert!(!told.contains("k1ops_copy_archives"), "{told}");
     let json = scratch.run(&["metrics", "--json"]).done().json();
     assert_eq!(json["stack"], "k1");
 }
@@ -145,7 +162,7 @@ fn rules_and_dashboard_ask_for_what_is_told() {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/prometheus-alerts-test.yaml");
     let beside = folder.path().join("test.yaml");
     std::fs::copy(tests, &beside).unwrap();
-    assert!(promtool(&["check", "rules", rules.to_str().unwrap()], "").contains("11 rules"));
+    assert!(promtool(&["check", "rules", rules.to_str().unwrap()], "").contains("12 rules"));
     promtool(&["test", "rules", beside.to_str().unwrap()], "");
     let known = NAMES.iter().chain(&OF_THE_LOG);
     let known: BTreeSet<String> = known.map(|name| (*name).to_owned()).collect();

@@ -26,7 +26,7 @@ pub struct Sample {
     /// What it says.
     pub help: &'static str,
     /// A label of its own, beside that of the stack.
-    pub label: Option<(&'static str, &'static str)>,
+    pub label: Option<(&'static str, String)>,
     /// The value, in seconds, bytes or pieces as the name says.
     pub value: f64,
 }
@@ -54,7 +54,9 @@ pub async fn gather(stack: &Stack) -> Result<Metrics> {
         "Whether a server runs and is well",
         truth(up),
     );
-    metrics.backups(stack)?;
+    let repository = Repository::of(stack)?;
+    metrics.backups(&repository, stack)?;
+    metrics.copies(&repository, stack)?;
     metrics.log(stack)?;
     metrics.runs(&Runs::read(stack)?);
     if let Some(record) = drill::read(stack)? {
@@ -95,10 +97,10 @@ impl Metrics {
         for sample in &self.samples {
             let gauge = Gauge::<f64, AtomicU64>::default();
             gauge.set(sample.value);
-            match sample.label {
+            match &sample.label {
                 None => registry_of_stack.register(sample.name, sample.help, gauge),
                 Some((label, value)) => registry_of_stack
-                    .sub_registry_with_label((label.into(), value.into()))
+                    .sub_registry_with_label(((*label).into(), value.clone().into()))
                     .register(sample.name, sample.help, gauge),
             }
         }
@@ -116,8 +118,7 @@ impl Metrics {
         });
     }
 
-    fn backups(&mut self, stack: &Stack) -> Result<()> {
-        let repository = Repository::of(stack)?;
+    fn backups(&mut self, repository: &Repository, stack: &Stack) -> Result<()> {
         let mut archives = repository.list()?;
         archives.retain(|entry| entry.stack.as_deref() == Some(&stack.name));
         for (state, is) in [
@@ -133,7 +134,7 @@ impl Metrics {
             self.samples.push(Sample {
                 name: "k1ops_archives",
                 help: "Archives in the repository",
-                label: Some(("state", state)),
+                label: Some(("state", state.to_owned())),
                 value: number(count as u64),
             });
         }
@@ -176,6 +177,42 @@ impl Metrics {
                 "When the newest backup that is proven was begun",
                 seconds(time),
             );
+        }
+        Ok(())
+    }
+
+    /// What the copies of the repository hold. One that is away has no archives that could be counted.
+    fn copies(&mut self, repository: &Repository, stack: &Stack) -> Result<()> {
+        if repository.copies().is_empty() {
+            return Ok(());
+        }
+        for copy in repository.copy_status(&stack.name)? {
+            let mut add = |name, help, value| {
+                self.samples.push(Sample {
+                    name,
+                    help,
+                    label: Some(("copy", copy.name.clone())),
+                    value,
+                });
+            };
+            add(
+                "k1ops_copy_up",
+                "Whether the copy of the repository can be looked at",
+                truth(copy.error.is_none()),
+            );
+            if copy.error.is_none() {
+                let lacking = copy.missing.len() + copy.differing.len();
+                add(
+                    "k1ops_copy_archives",
+                    "Archives that the copy holds as the repository does",
+                    number(copy.held.len() as u64),
+                );
+                add(
+                    "k1ops_copy_missing",
+                    "Archives that the copy lacks, or has otherwise",
+                    number(lacking as u64),
+                );
+            }
         }
         Ok(())
     }
