@@ -1,5 +1,6 @@
 //! What every repository promises, whatever it stands on.
 
+use crate::azure::Azure;
 use crate::dav::Dav;
 use crate::scratch::Scratch;
 use crate::servers::{MAKES, Make, Server};
@@ -23,6 +24,7 @@ use std::path::{Path, PathBuf};
 enum Place {
     Folder,
     S3(Make),
+    Azure,
     WebDav,
     Sftp,
 }
@@ -31,6 +33,7 @@ enum Place {
 struct Bed {
     repository: Repository,
     stack: Stack,
+    on: Place,
     _scratch: Scratch,
     _server: Option<Box<dyn Any>>,
 }
@@ -41,6 +44,10 @@ impl Bed {
             Place::Folder => (Scratch::new(), None),
             Place::S3(make) => {
                 let server = Server::start(make);
+                (server.stack(), Some(Box::new(server)))
+            }
+            Place::Azure => {
+                let server = Azure::start();
                 (server.stack(), Some(Box::new(server)))
             }
             Place::WebDav => {
@@ -58,6 +65,7 @@ impl Bed {
         Self {
             repository: Repository::of(&stack).unwrap(),
             stack,
+            on: place,
             _scratch: scratch,
             _server: server,
         }
@@ -133,10 +141,11 @@ async fn fill(writer: &Writer, parts: u32) {
 
 fn everywhere(promise: impl AsyncFn(Bed)) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let servers = MAKES
-        .into_iter()
-        .map(Place::S3)
-        .chain([Place::WebDav, Place::Sftp]);
+    let servers =
+        MAKES
+            .into_iter()
+            .map(Place::S3)
+            .chain([Place::Azure, Place::WebDav, Place::Sftp]);
     for place in std::iter::once(Place::Folder).chain(servers) {
         println!("on {place:?}");
         runtime.block_on(promise(Bed::on(place)));
@@ -204,12 +213,17 @@ fn what_is_given_up_leaves_nothing_and_what_died_is_removed() {
         let died = State::Incomplete {
             being_written: false,
         };
-        assert_eq!(bed.states(), [died]);
+        // Azure does not name what was not committed, and drops it after a week.
+        let left = match bed.on {
+            Place::Azure => Vec::new(),
+            _ => vec![died],
+        };
+        assert_eq!(bed.states(), left);
         let good = bed.write(2, 1).await.unwrap();
         assert_eq!(repository.find(LATEST, "k1").unwrap(), good);
         let access = repository.write_access("a test").await.unwrap();
         let removed = repository.remove_leftovers(&access).unwrap();
-        assert_eq!(removed.len(), 1, "{removed:?}");
+        assert_eq!(removed.len(), left.len(), "{removed:?}");
         assert_eq!(bed.states(), [State::Good]);
     });
 }

@@ -1,9 +1,8 @@
 //! Archives on a `WebDAV` server, which is started for a test and ended with it. What it holds is looked at on
 //! its disk.
 
-use crate::commands::filled;
-use crate::killed::kill_at_random;
-use crate::scratch::{Scratch, dump};
+use crate::journey::{killed_on_the_way, there_and_back};
+use crate::scratch::Scratch;
 use crate::servers::{free_port, program};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
@@ -99,30 +98,7 @@ impl Drop for Dav {
 #[test]
 fn a_stack_goes_to_a_webdav_server_and_comes_back() {
     let server = Dav::start();
-    let scratch = server.stack();
-    filled(&scratch);
-    let before = ["conductor", "k1"].map(|name| dump(&scratch.db(name)));
-    let said = scratch.run(&["backup", "--json"]).done().json();
-    let archive = said["archive"].as_str().unwrap();
-    assert!(archive.starts_with("http://127.0.0.1:"), "{archive}");
-    let name = archive.rsplit_once('/').unwrap().1;
-    assert_eq!(
-        server.files(),
-        [name],
-        "neither a lock nor what was sent beside stays"
-    );
-    let listed = scratch.run(&["list", "--json"]).done().json();
-    assert_eq!(listed["archives"][0]["state"], "good");
-    scratch.run(&["verify"]).done();
-    scratch
-        .run(&["query", "workflows", "--from", "latest"])
-        .done();
-    std::fs::remove_dir_all(scratch.data()).unwrap();
-    scratch.run(&["restore", "latest", "--yes"]).done();
-    assert_eq!(
-        ["conductor", "k1"].map(|name| dump(&scratch.db(name))),
-        before
-    );
+    there_and_back(&server.stack(), "http://127.0.0.1:", || server.files());
 }
 
 #[test]
@@ -143,27 +119,5 @@ fn a_wrong_password_is_refused_without_being_shown() {
 #[test]
 fn an_upload_that_is_killed_is_not_seen_as_an_archive() {
     let server = Dav::start();
-    let scratch = server.stack();
-    filled(&scratch);
-    let begun = Instant::now();
-    scratch.run(&["backup"]).done();
-    let usual = begun.elapsed();
-    kill_at_random(&scratch, &["backup"], usual, |_| {
-        let listed = scratch.run(&["list", "--json"]).done().json();
-        for archive in listed["archives"].as_array().unwrap() {
-            let state = archive["state"].as_str().unwrap();
-            assert!(["good", "incomplete"].contains(&state), "{archive}");
-        }
-    });
-    scratch.run(&["backup"]).done();
-    let files = server.files();
-    assert!(
-        !files
-            .iter()
-            .any(|name| name.ends_with("partial") || name == ".lock"),
-        "{files:?}"
-    );
-    for name in files.iter().filter(|name| name.starts_with("k1-")) {
-        scratch.run(&["verify", name]).done();
-    }
+    killed_on_the_way(&server.stack(), || server.files());
 }

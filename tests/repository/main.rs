@@ -1,7 +1,7 @@
-//! Repositories: one contract over a folder and two S3 servers of different make, the commands on
-//! both servers, uploads that are killed, and copies.
+//! Repositories: one contract over a folder, two S3 servers of different make and the other stores, the
+//! commands on both servers, uploads that are killed, and copies.
 //!
-//! The servers are moto (Python) and the Versity S3 gateway (Go); `scripts/test` installs them. What
+//! The servers are moto (Python) and the Versity S3 gateway (Go); `scripts/test` installs them and the others. What
 //! the servers hold is asked with boto3, which knows nothing of k1ops.
 
 #![allow(
@@ -12,12 +12,14 @@
     reason = "tests may stop at the first surprise, their helpers too, and say what they saw"
 )]
 
+mod azure;
 #[path = "../support/cluster.rs"]
 mod cluster;
 mod commands;
 mod contract;
 mod copies;
 mod dav;
+mod journey;
 mod killed;
 mod locked;
 mod log;

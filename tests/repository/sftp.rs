@@ -1,15 +1,13 @@
 //! Archives on an SFTP server, which is started for a test and ended with it: OpenSSH's sftp-server behind an SSH server
 //! of another make. What it holds is looked at on its disk.
 
-use crate::commands::filled;
-use crate::killed::kill_at_random;
-use crate::scratch::{Scratch, dump};
+use crate::journey::{killed_on_the_way, there_and_back};
+use crate::scratch::Scratch;
 use crate::servers::program;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
 
 /// A server that knows one key, and a folder on its disk that does not exist yet.
 pub struct Sftp {
@@ -117,34 +115,7 @@ fn port_of(child: &mut Child) -> u16 {
 #[test]
 fn a_stack_goes_to_an_sftp_server_and_comes_back() {
     let server = Sftp::start();
-    let scratch = server.stack();
-    filled(&scratch);
-    let before = ["conductor", "k1"].map(|name| dump(&scratch.db(name)));
-    let said = scratch.run(&["backup", "--json"]).done().json();
-    let archive = said["archive"].as_str().unwrap();
-    assert!(archive.starts_with("sftp://k1@127.0.0.1:"), "{archive}");
-    let name = archive.rsplit_once('/').unwrap().1;
-    let files = server.files();
-    assert_eq!(
-        files
-            .iter()
-            .filter(|file| *file != ".proofs")
-            .collect::<Vec<_>>(),
-        [name],
-        "neither a lock nor what was sent beside stays"
-    );
-    let listed = scratch.run(&["list", "--json"]).done().json();
-    assert_eq!(listed["archives"][0]["state"], "good");
-    scratch.run(&["verify"]).done();
-    scratch
-        .run(&["query", "workflows", "--from", "latest"])
-        .done();
-    std::fs::remove_dir_all(scratch.data()).unwrap();
-    scratch.run(&["restore", "latest", "--yes"]).done();
-    assert_eq!(
-        ["conductor", "k1"].map(|name| dump(&scratch.db(name))),
-        before
-    );
+    there_and_back(&server.stack(), "sftp://k1@127.0.0.1:", || server.files());
 }
 
 #[test]
@@ -171,23 +142,5 @@ fn a_key_that_is_not_known_and_a_host_that_is_another_are_refused_by_name() {
 #[test]
 fn an_upload_over_ssh_that_is_killed_is_not_seen_as_an_archive() {
     let server = Sftp::start();
-    let scratch = server.stack();
-    filled(&scratch);
-    let begun = Instant::now();
-    scratch.run(&["backup"]).done();
-    let usual = begun.elapsed();
-    kill_at_random(&scratch, &["backup"], usual, |_| {
-        let listed = scratch.run(&["list", "--json"]).done().json();
-        for archive in listed["archives"].as_array().unwrap() {
-            let state = archive["state"].as_str().unwrap();
-            assert!(["good", "incomplete"].contains(&state), "{archive}");
-        }
-    });
-    scratch.run(&["backup"]).done();
-    let files = server.files();
-    let is_left_over = |name: &String| name.ends_with("partial") || name == ".lock";
-    assert!(!files.iter().any(is_left_over), "{files:?}");
-    for name in files.iter().filter(|name| name.starts_with("k1-")) {
-        scratch.run(&["verify", name]).done();
-    }
+    killed_on_the_way(&server.stack(), || server.files());
 }

@@ -342,6 +342,9 @@ impl Options<'_> {
         for (key, value) in self.keys() {
             builder = builder.with_config(key, value);
         }
+        if !self.settings.endpoint.is_empty() {
+            builder = builder.with_base_url(&self.settings.endpoint);
+        }
         builder
             .with_bucket_name(bucket)
             .with_retry(retries())

@@ -244,18 +244,27 @@ fn explain(address: &str, what: &str, error: &object_store::Error) -> Error {
         Cause::NotFound { .. } => Error::missing(message)
             .because(because)
             .hint("Look at repository.url: is the bucket there, and is it spelt like this?"),
-        Cause::PermissionDenied { .. } | Cause::Unauthenticated { .. } => {
-            Error::missing(message).because(because).hint(
-                "Give the credentials of an account that may do this, in the environment or in \
-                 the file that repository.credentials names.",
-            )
-        }
+        _ if is_refused(error) => Error::missing(message).because(because).hint(
+            "Give the credentials of an account that may do this, in the environment or in the \
+             file that repository.credentials names.",
+        ),
         Cause::AlreadyExists { .. } => {
             Error::refused(format!("{address} exists already")).because(because)
         }
         _ => Error::new(ErrorKind::Failed, message)
             .because(because)
             .hint("Look whether the store can be reached from here, and try again."),
+    }
+}
+
+/// Whether the store does not let this account do it. A listing tells the status in its text alone.
+fn is_refused(error: &object_store::Error) -> bool {
+    use object_store::Error as Cause;
+    let listing = |status| beneath(error).contains(&format!("status code: {status}"));
+    match error {
+        Cause::PermissionDenied { .. } | Cause::Unauthenticated { .. } => true,
+        Cause::Generic { .. } => listing(401) || listing(403),
+        _ => false,
     }
 }
 
