@@ -25,10 +25,23 @@ pub struct HardenArgs {
     /// Put back the files that the last run replaced
     #[arg(long)]
     undo: bool,
+    /// Show rules for this host's firewall that shut the stack's network, for `nft -f -`; nothing is applied
+    #[arg(long, conflicts_with_all = ["undo", "rotate_passwords", "dry_run"])]
+    pub(super) firewall: bool,
+    /// Whom containers may connect to outside, such as the gateway's issuer: an address or a block (repeatable)
+    #[arg(long, value_name = "ADDRESS", requires = "firewall")]
+    allow_out: Vec<String>,
 }
 
 /// Plans, shows, asks and does.
 pub(super) async fn run(args: &HardenArgs, context: &Context) -> Result<ExitCode> {
+    if args.firewall {
+        let firewall = harden::firewall(&context.stack()?, &args.allow_out).await?;
+        context
+            .ui
+            .result(&firewall, |_, text| text.push_str(&firewall.rules))?;
+        return Ok(ExitCode::Done);
+    }
     if !args.dry_run {
         harden::recover(&context.stack()?, &context.events())?;
     }

@@ -132,7 +132,7 @@ impl Command {
     fn changes(&self) -> bool {
         match self {
             Self::Init(args) => !args.dry_run,
-            Self::Harden(args) => !args.dry_run,
+            Self::Harden(args) => !args.dry_run && !args.firewall,
             Self::Upgrade(args) => !args.dry_run,
             Self::Start(_) | Self::Stop(_) => true,
             Self::Backup(args) => !args.dry_run,

@@ -2,8 +2,10 @@
 //! speak nothing but TLS, and new passwords. What that is made of is the stack's to know; here is what
 //! changes, in which order, and what is kept of before. The terminal is not known here.
 
+mod firewall;
 mod kept;
 
+pub use firewall::{Firewall, firewall};
 pub use kept::Kept;
 
 use crate::adapters::docker::Engine;

@@ -235,6 +235,23 @@ impl Engine {
         Ok(found.is_some())
     }
 
+    /// The device of this host that a network of the driver `bridge` is; none if there is no such network.
+    pub async fn bridge_of(&self, network: &str) -> Result<Option<String>> {
+        let request = self
+            .docker
+            .inspect_network(network, None::<query::InspectNetworkOptions>);
+        let found = self
+            .ask_maybe(&format!("inspect network {network}"), request)
+            .await?;
+        Ok(found.and_then(|found| {
+            let named = found.options.unwrap_or_default();
+            let named = named.get("com.docker.network.bridge.name").cloned();
+            // Docker's own name for it, unless another was asked for.
+            let usual = || Some(format!("br-{}", found.id?.get(..12)?));
+            named.or_else(usual)
+        }))
+    }
+
     /// Removes a network that nothing uses.
     pub async fn remove_network(&self, name: &str) -> Result<()> {
         let request = self.docker.remove_network(name);
