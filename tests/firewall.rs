@@ -121,6 +121,10 @@ impl Drop for Other {
 
 /// What each may do: who comes in from the other host, and whom the container gets.
 #[derive(Debug, PartialEq, Eq)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a way of its own, open or not"
+)]
 struct Seen {
     other_to_container: bool,
     host_to_container: bool,

@@ -1,5 +1,6 @@
 //! A Redis server, asked what it is set to. Nothing is written to it.
 
+use crate::config::{Secret, redact_url};
 use crate::error::{Context, Error, ErrorKind, Result};
 use redis::{
     AsyncConnectionConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo,
@@ -20,6 +21,86 @@ pub struct About {
     pub evicted: u64,
     /// Whether the last write to disk went well.
     pub saves: bool,
+}
+
+/// A server somewhere, and how to log in.
+pub struct Address {
+    information: ConnectionInfo,
+    shown: String,
+}
+
+impl Address {
+    /// Reads `redis://USER@HOST:PORT` or `rediss://…`; a password that is not in it is read from `password_file`,
+    /// if that is set. Errors are usage errors and carry no password.
+    pub fn parse(url: &Secret, password_file: Option<&Path>) -> Result<Self> {
+        let shown = redact_url(url.expose());
+        let is_known = ["redis://", "rediss://"]
+            .iter()
+            .any(|scheme| url.expose().starts_with(scheme));
+        // The parser's own error may repeat the URL, so it is not passed on.
+        let parsed = url.expose().into_connection_info().ok();
+        let mut information = parsed.filter(|_| is_known).ok_or_else(|| {
+            Error::usage(format!("Redis URL {shown} cannot be read")).hint(
+                "Write it as redis://HOST:PORT, or rediss:// for TLS, and the password into \
+                 redis.password_file.",
+            )
+        })?;
+        if information.redis_settings().password().is_none()
+            && let Some(file) = password_file.filter(|f| !f.as_os_str().is_empty())
+        {
+            let password = std::fs::read_to_string(file).context_kind(ErrorKind::Usage, || {
+                format!("password file {} cannot be read", file.display())
+            })?;
+            let password = password.trim_end_matches(['\r', '\n']);
+            let settings = information.redis_settings().clone();
+            information = information.set_redis_settings(settings.set_password(password));
+        }
+        Ok(Self { information, shown })
+    }
+
+    /// Without a login, as `redis://HOST:PORT`.
+    #[must_use]
+    pub fn server(&self) -> String {
+        match self.information.addr() {
+            ConnectionAddr::TcpTls { host, port, .. } => format!("rediss://{host}:{port}"),
+            ConnectionAddr::Tcp(host, port) => format!("redis://{host}:{port}"),
+            other => other.to_string(),
+        }
+    }
+
+    /// Who logs in.
+    #[must_use]
+    pub fn user(&self) -> Option<&str> {
+        self.information.redis_settings().username()
+    }
+
+    /// By what.
+    #[must_use]
+    pub fn password(&self) -> Option<&str> {
+        self.information.redis_settings().password()
+    }
+
+    /// Fails if the server does not let this login in within `timeout`.
+    pub async fn greet(&self, timeout: Duration) -> Result<()> {
+        let shown = &self.shown;
+        let greeting = async {
+            let client = redis::Client::open(self.information.clone())?;
+            let mut connection = client.get_multiplexed_async_connection().await?;
+            redis::cmd("PING")
+                .query_async::<String>(&mut connection)
+                .await
+        };
+        let hint = "Correct redis.url and redis.password_file, or start that server.";
+        match tokio::time::timeout(timeout, greeting).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(explain(shown, error).hint(hint)),
+            Err(_) => Err(Error::missing(format!(
+                "Redis at {shown} takes longer than {:.1} s to answer",
+                timeout.as_secs_f64()
+            ))
+            .hint(hint)),
+        }
+    }
 }
 
 /// Asks the server at 127.0.0.1:`port`, which may take `timeout`.
@@ -52,17 +133,17 @@ async fn asked(port: u16, password: Option<&str>, authority: Option<&Path>) -> R
                 .set_response_timeout(None),
         )
         .await
-        .map_err(|error| explain(port, error))?;
+        .map_err(|error| explain(&here(port), error))?;
     let info: String = redis::cmd("INFO")
         .query_async(&mut connection)
         .await
-        .map_err(|error| explain(port, error))?;
+        .map_err(|error| explain(&here(port), error))?;
     let settings: BTreeMap<String, String> = redis::cmd("CONFIG")
         .arg("GET")
         .arg("maxmemory-policy")
         .query_async(&mut connection)
         .await
-        .map_err(|error| explain(port, error))?;
+        .map_err(|error| explain(&here(port), error))?;
     let field = |name: &str| {
         info.lines()
             .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
@@ -114,7 +195,11 @@ fn information(address: ConnectionAddr, password: Option<&str>) -> Result<Connec
         .set_redis_settings(settings))
 }
 
-fn explain(port: u16, error: redis::RedisError) -> Error {
+fn here(port: u16) -> String {
+    format!("127.0.0.1:{port}")
+}
+
+fn explain(server: &str, error: redis::RedisError) -> Error {
     let text = error.to_string();
     let refused = [
         "WRONGPASS",
@@ -126,9 +211,9 @@ fn explain(port: u16, error: redis::RedisError) -> Error {
     if refused.iter().any(|word| text.contains(word)) {
         return Error::new(
             ErrorKind::Usage,
-            format!("Redis at 127.0.0.1:{port} refuses the password"),
+            format!("Redis at {server} refuses the password"),
         )
         .because(error);
     }
-    Error::missing(format!("Redis at 127.0.0.1:{port} does not answer")).because(error)
+    Error::missing(format!("Redis at {server} does not answer")).because(error)
 }

@@ -15,6 +15,7 @@ use crate::ui::{self, Tone, Ui};
 /// Conductor's API. The files that it replaces are kept for --undo, and are put
 /// back by itself if the stack does not come up. A stack that runs is started anew, after a question.
 #[derive(Debug, clap::Args)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct HardenArgs {
     /// Show what would be done and change nothing
     #[arg(long)]

@@ -63,6 +63,24 @@ pub fn postgres(jdbc_url: &str, user: &str) -> Properties {
     ])
 }
 
+/// The lock on workflows in the Redis at `address` (`redis://HOST:PORT`, or `rediss://` for TLS), which several
+/// servers share.
+#[must_use]
+pub fn lock_in_redis(address: &str, user: Option<&str>, password: Option<&str>) -> Properties {
+    let mut lock = properties(&[
+        ("conductor.workflow-execution-lock.type", "redis"),
+        ("conductor.app.workflowExecutionLockEnabled", "true"),
+        ("conductor.redis-lock.serverAddress", address),
+    ]);
+    let login = [("serverUsername", user), ("serverPassword", password)];
+    for (name, value) in login {
+        if let Some(value) = value {
+            lock.insert(format!("conductor.redis-lock.{name}"), value.to_owned());
+        }
+    }
+    lock
+}
+
 /// What is different for a server that is one of several on one database.
 pub const ONE_OF_SEVERAL: [(&str, &str); 3] = [
     // A server that is told to stop finishes the requests that it has.

@@ -50,6 +50,8 @@ pub struct Config {
     pub server: Server,
     /// Where Conductor and K1 keep their data, if not in the stack's own store.
     pub database: Database,
+    /// A Redis that is not the stack's own.
+    pub redis: Redis,
     /// The Docker tier.
     pub docker: Docker,
     /// Where archives are kept.
@@ -121,6 +123,17 @@ pub struct Database {
     pub password_file: PathBuf,
     /// Where `pg_dump` of the server's major version lives; empty: find it.
     pub pg_dump: PathBuf,
+}
+
+/// A Redis that is not the stack's own: the lock in it keeps servers of several hosts, which share
+/// `database.url`, from deciding one workflow at once.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Redis {
+    /// `redis://user@host:port`, or `rediss://` for TLS; empty: this host's server is the only one.
+    pub url: Secret,
+    /// A file that holds the password (mode 0600), if the URL has none.
+    pub password_file: PathBuf,
 }
 
 /// How much the Docker tier is shut.
@@ -381,6 +394,7 @@ impl Default for Config {
             ports: Ports::default(),
             server: Server::default(),
             database: Database::default(),
+            redis: Redis::default(),
             docker: Docker::default(),
             repository: Repository::default(),
             encryption: Encryption::default(),

@@ -37,9 +37,14 @@ pub(super) fn check(config: &Config) -> Result<()> {
         let is_one = url.is_empty() || is_address(url.expose());
         require(is_one, "repository.url", &url.to_string(), "an address")?;
     }
-    let url = &config.database.url;
-    let is_one = url.is_empty() || is_address(url.expose());
-    require(is_one, "database.url", &url.to_string(), "an address")?;
+    let servers = [
+        ("database.url", &config.database.url),
+        ("redis.url", &config.redis.url),
+    ];
+    for (key, url) in servers {
+        let is_one = url.is_empty() || is_address(url.expose());
+        require(is_one, key, &url.to_string(), "an address")?;
+    }
     if docker.gateway.is_configured() {
         docker.gateway.check()?;
     }

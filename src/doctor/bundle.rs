@@ -140,15 +140,17 @@ fn secrets(patient: &Patient) -> Vec<String> {
     if let Ok(address) = patient.database() {
         known.extend(address.password());
     }
-    let url = stack.config.database.url.expose();
-    if let Some((_, rest)) = url.split_once("://")
-        && let Some((user, _)) = rest.rsplit_once('@')
-        && let Some((_, password)) = user.split_once(':')
-    {
-        known.push(password.to_owned());
+    let config = &stack.config;
+    for url in [&config.database.url, &config.redis.url] {
+        if let Some((_, rest)) = url.expose().split_once("://")
+            && let Some((user, _)) = rest.rsplit_once('@')
+            && let Some((_, password)) = user.split_once(':')
+        {
+            known.push(password.to_owned());
+        }
     }
-    let named = &stack.config.database.password_file;
-    let mut files = vec![stack.base.join(named)];
+    let named = [&config.database.password_file, &config.redis.password_file];
+    let mut files: Vec<PathBuf> = named.iter().map(|file| stack.base.join(file)).collect();
     let folder = stack.docker_folder().join("secrets");
     files.push(Secrets::postgres_file(&stack.docker_folder()));
     files.extend(

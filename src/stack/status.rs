@@ -5,6 +5,7 @@ use super::state::{Remembered, ServerState, StartMode, Store};
 use super::{Stack, Tier, jar};
 use crate::adapters::docker::Engine;
 use crate::adapters::postgres::{Address, Session};
+use crate::adapters::redis;
 use crate::conductor::Client;
 use crate::conductor::health::{self, Health};
 use crate::error::Result;
@@ -268,5 +269,17 @@ impl Stack {
             .filter(|file| !file.as_os_str().is_empty())
             .map(|file| self.base.join(file));
         Address::parse(&database.url, file.as_deref())
+    }
+
+    /// The Redis that the configuration names, with its password; none if it names none.
+    pub fn redis_address(&self) -> Result<Option<redis::Address>> {
+        let named = &self.config.redis;
+        if named.url.is_empty() {
+            return Ok(None);
+        }
+        let file = Some(&named.password_file)
+            .filter(|file| !file.as_os_str().is_empty())
+            .map(|file| self.base.join(file));
+        redis::Address::parse(&named.url, file.as_deref()).map(Some)
     }
 }

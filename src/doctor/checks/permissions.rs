@@ -78,16 +78,20 @@ fn secrets(patient: &Patient) -> Vec<PathBuf> {
         // A certificate is shown to whoever connects.
         .filter(|file| file.extension().is_none_or(|end| end != "crt"))
         .collect();
-    let named = &stack.config.database.password_file;
-    if !named.as_os_str().is_empty() {
-        files.push(stack.base.join(named));
+    let config = &stack.config;
+    for named in [&config.database.password_file, &config.redis.password_file] {
+        if !named.as_os_str().is_empty() {
+            files.push(stack.base.join(named));
+        }
     }
-    let url = &stack.without_docker_database().config.database.url;
-    if let Some(file) = &patient.loaded.file
-        && url.to_string() != url.expose()
-        && std::fs::read_to_string(file).is_ok_and(|text| text.contains(url.expose()))
-    {
-        files.push(file.clone());
+    let database = &stack.without_docker_database().config.database.url;
+    for url in [database, &config.redis.url] {
+        if let Some(file) = &patient.loaded.file
+            && url.to_string() != url.expose()
+            && std::fs::read_to_string(file).is_ok_and(|text| text.contains(url.expose()))
+        {
+            files.push(file.clone());
+        }
     }
     let secret = &stack.config.docker.gateway.client_secret;
     match (secret.file(), &patient.loaded.file) {

@@ -351,15 +351,10 @@ fn server_properties(config: &Config, settings: &Settings, secrets: &Secrets) ->
     };
     let database = format!("jdbc:postgresql://postgres:5432/conductor{verified}");
     all.extend(properties::postgres(&database, "conductor"));
+    let password = Some(secrets.redis.expose());
+    all.extend(properties::lock_in_redis(redis, None, password));
     let mut set = |name: &str, value: &str| all.insert(name.to_owned(), value.to_owned());
     set("spring.datasource.password", secrets.postgres.expose());
-    set("conductor.workflow-execution-lock.type", "redis");
-    set("conductor.app.workflowExecutionLockEnabled", "true");
-    set("conductor.redis-lock.serverAddress", redis);
-    set(
-        "conductor.redis-lock.serverPassword",
-        secrets.redis.expose(),
-    );
     if settings.servers() > 1 {
         for (name, value) in properties::ONE_OF_SEVERAL {
             set(name, value);

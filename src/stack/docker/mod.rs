@@ -71,6 +71,12 @@ pub async fn prepare(stack: &Stack, events: &Events, interrupt: &Interrupt) -> R
         )
         .hint("Remove database.url to use tier 1, or use --tier jar."));
     }
+    if !stack.config.redis.url.is_empty() {
+        return Err(Error::missing(
+            "redis.url is set, and tier 1 keeps its locks in a Redis of its own",
+        )
+        .hint("Remove redis.url to use tier 1, or set database.url too and use --tier jar."));
+    }
     let engine = interrupt.guard(Engine::find()).await?;
     let compose = interrupt
         .guard(Compose::find(&stack.config.docker.compose, engine.host()))

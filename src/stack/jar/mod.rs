@@ -9,6 +9,7 @@ pub mod java;
 mod maven;
 mod prepare;
 mod server;
+mod turn;
 mod verified;
 
 pub use fetch::Sources;
@@ -29,6 +30,7 @@ use java::{Java, Places};
 use prepare::Preparation;
 use server::{Failure, Launch};
 use std::time::Duration;
+use turn::Turn;
 
 /// Seconds to wait for honest health unless the configuration says otherwise.
 const HEALTH_TIMEOUT: u64 = 60;
@@ -139,6 +141,8 @@ impl Run<'_> {
 
     async fn with(&self, launch: &Launch) -> std::result::Result<ServerState, Failure> {
         self.interrupt.check()?;
+        // Kept until the server is well, or given up.
+        let _turn = Turn::of(self.stack, self.events, self.interrupt).await?;
         let Ready { java, jar, .. } = self.ready;
         let mut starting = server::start(self.stack, jar, java, launch).await?;
         if !self.options.wait {

@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 const POLL: Duration = Duration::from_millis(100);
 /// How long one answer may take.
 pub(crate) const ANSWER: Duration = Duration::from_secs(5);
+/// How long a Redis by URL may take to greet.
+const GREETING: Duration = Duration::from_secs(10);
 /// How long a server that failed to start may take to stop.
 const GIVE_UP: Duration = Duration::from_secs(5);
 /// Logs of earlier runs that are kept.
@@ -189,6 +191,7 @@ struct Settings {
 impl Settings {
     async fn of(stack: &Stack) -> Result<Self> {
         let mut properties = properties::basics("127.0.0.1", stack.config.ports.conductor);
+        check_redis(stack)?;
         let mut settings = if stack.uses_database_url() {
             Self::postgres(stack).await?
         } else {
@@ -231,8 +234,16 @@ impl Settings {
                 _ => {}
             }
         }
+        let mut properties = properties::postgres(&url, address.user());
+        if let Some(redis) = stack.redis_address()? {
+            redis.greet(GREETING).await?;
+            let lock = properties::lock_in_redis(&redis.server(), redis.user(), redis.password());
+            properties.extend(lock);
+            let several = properties::ONE_OF_SEVERAL;
+            properties.extend(several.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        }
         Ok(Self {
-            properties: properties::postgres(&url, address.user()),
+            properties,
             password: address.password(),
             store: Store::Postgres {
                 url: address.shown().to_owned(),
@@ -240,6 +251,18 @@ impl Settings {
             made_database: false,
         })
     }
+}
+
+/// Fails if a Redis is named where there is nothing to share.
+fn check_redis(stack: &Stack) -> Result<()> {
+    if stack.config.redis.url.is_empty() || stack.uses_database_url() {
+        return Ok(());
+    }
+    Err(
+        Error::usage("redis.url is set, and the stack's SQLite database is for one server").hint(
+            "Set database.url to the PostgreSQL that the servers share, or remove redis.url.",
+        ),
+    )
 }
 
 /// The user's further properties. What k1ops itself must know has its own key, and is refused here
