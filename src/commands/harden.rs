@@ -3,7 +3,7 @@
 use super::Context;
 use crate::error::Result;
 use crate::exit_code::ExitCode;
-use crate::harden::{self, Plan, Report, UndoPlan};
+use crate::harden::{self, Plan, Report, RolesChange, UndoPlan};
 use crate::stack::docker::Change;
 use crate::ui::{self, Tone, Ui};
 
@@ -42,7 +42,7 @@ pub(super) async fn run(args: &HardenArgs, context: &Context) -> Result<ExitCode
         return Ok(ExitCode::Done);
     }
     ui.say(shown(&plan, ui).trim_end());
-    let restart = if plan.restarts {
+    let restart = if plan.restarts && plan.starts_anew() {
         " It is started anew; what workers do meanwhile, they do again."
     } else {
         ""
@@ -82,6 +82,17 @@ fn shown(plan: &Plan, ui: &Ui) -> String {
     for made in &plan.certificates {
         line("make", made);
     }
+    if plan.roles == RolesChange::Create {
+        line(
+            "make",
+            "roles of PostgreSQL with few rights: Conductor's, backups', queries'",
+        );
+    } else if plan.roles == RolesChange::Mend {
+        line(
+            "mend",
+            "the roles of PostgreSQL, which have other rights than they ought to",
+        );
+    }
     if plan.rotates {
         line("change", "the passwords of PostgreSQL and Redis");
     }
@@ -97,7 +108,7 @@ fn shown(plan: &Plan, ui: &Ui) -> String {
         };
         line(word, &file.path.display().to_string());
     }
-    if plan.restarts {
+    if plan.restarts && plan.starts_anew() {
         line("start", "PostgreSQL, Redis and Conductor anew");
     }
     text

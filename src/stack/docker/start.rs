@@ -7,7 +7,9 @@ use super::servers::is_current;
 use super::services::{Services, said};
 use super::undo::Before;
 use super::wait::Patience;
-use super::{Deployment, Ready, Service, ServiceStatus, expected_image, image_of, plan, preflight};
+use super::{
+    Deployment, Ready, Service, ServiceStatus, expected_image, image_of, plan, preflight, roles,
+};
 use crate::adapters::docker::Engine;
 use crate::config::Profile;
 use crate::error::{Error, Result};
@@ -211,6 +213,7 @@ impl Run<'_> {
             && volumes
             && told
             && status.is_healthy()
+            && (!self.deployment.has_roles() || roles::fit(&self.deployment).await?)
             && (count == 1 || self.services().balancer().uses(count).await?))
     }
 
