@@ -10,10 +10,11 @@ use crate::ui::{self, Tone, Ui};
 /// Make a stack of tier 1 fit for production
 ///
 /// PostgreSQL and Redis get certificates of the stack's own authority (or those of docker.tls) and
-/// speak nothing but TLS from then on; Conductor and k1ops verify them. Run again, it makes those anew
-/// that are within 30 days of their end. With docker.gateway set, a gateway with a login is put before
-/// Conductor's API. The files that it replaces are kept for --undo, and are put
-/// back by itself if the stack does not come up. A stack that runs is started anew, after a question.
+/// speak nothing but TLS from then on; Conductor and k1ops verify them. Conductor, backups and queries
+/// each get a role of PostgreSQL that can do no more than they need. Run again, it makes certificates
+/// anew that are within 30 days of their end, and mends the roles. With docker.gateway set, a gateway
+/// with a login is put before Conductor's API. The files that it replaces are kept for --undo, and are
+/// put back by itself if the stack does not come up. A stack that runs is started anew, after a question.
 #[derive(Debug, clap::Args)]
 pub struct HardenArgs {
     /// Show what would be done and change nothing

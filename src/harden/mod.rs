@@ -1,6 +1,7 @@
 //! A stack of tier 1 made fit for production, and back: certificates for its databases, which then
-//! speak nothing but TLS, and new passwords. What that is made of is the stack's to know; here is what
-//! changes, in which order, and what is kept of before. The terminal is not known here.
+//! speak nothing but TLS, roles with few rights, and new passwords. What that is made of is the
+//! stack's to know; here is what changes, in which order, and what is kept of before. The terminal is
+//! not known here.
 
 mod kept;
 
