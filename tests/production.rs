@@ -8,6 +8,8 @@
 )]
 
 mod bench;
+#[path = "production/roles.rs"]
+mod roles;
 
 use bench::{Bench, assert_code, assert_says, define_workflow, docker, is_workflow_there, text};
 use k1ops::adapters::certificates;
@@ -111,10 +113,14 @@ fn a_stack_is_hardened_and_attacked_and_taken_back() {
     let before = doctor(&bench);
     found(&before, "plaintext", "PostgreSQL at port");
     found(&before, "plaintext", "Redis at port");
+    found(&before, "roles", "log in as a superuser");
 
     harden(&bench);
     assert!(is_workflow_there(&bench), "hardening lost what was there");
     attacks_are_refused(&bench);
+    roles::conductor_works_by_its_own(&bench);
+    roles::what_they_do_not_need_is_refused(&bench);
+    roles::what_was_changed_is_found_and_mended(&bench);
     nothing_secret_shows(&bench);
     the_doctor_finds_what_is_planted(&bench);
     passwords_are_rotated(&bench);
@@ -133,6 +139,7 @@ fn a_stack_is_hardened_and_attacked_and_taken_back() {
     );
     assert!(!bench.docker_folder().join("secrets/ca.key").exists());
     assert!(is_workflow_there(&bench));
+    roles::they_are_gone(&bench);
     let nothing = bench.run(&["harden", "--undo", "--yes"]);
     assert_code(&nothing, 3);
     let toml = std::fs::read_to_string(bench.folder.path().join("k1ops.toml")).unwrap();
@@ -231,6 +238,7 @@ fn attacks_are_refused(bench: &Bench) {
     for check in [
         "plaintext",
         "logins",
+        "roles",
         "certificates",
         "permissions",
         "exposure",
@@ -279,6 +287,7 @@ fn nothing_secret_shows(bench: &Bench) {
     let status = bench.run(&["status", "--json"]);
     shown.push(("status", text(&status)));
     let mut secrets = vec![secret(bench, "postgres_password"), redis_password(bench)];
+    secrets.extend(roles::passwords(bench));
     for key in ["ca.key", "postgres.key", "redis.key"] {
         secrets.push(secret(bench, key).lines().nth(1).unwrap().to_owned());
     }
@@ -349,6 +358,7 @@ fn the_doctor_finds_what_is_planted(bench: &Bench) {
 /// It also brings the certificate back that was removed.
 fn passwords_are_rotated(bench: &Bench) {
     let old = (secret(bench, "postgres_password"), redis_password(bench));
+    let old_roles = roles::passwords(bench);
     // One that does not come up is put back.
     let failed = bench
         .command(&["harden", "--rotate-passwords", "--yes"])
@@ -358,6 +368,7 @@ fn passwords_are_rotated(bench: &Bench) {
     assert!(!failed.status.success(), "{}", text(&failed));
     assert_says(&failed, "is put back");
     assert_eq!(secret(bench, "postgres_password"), old.0);
+    assert_eq!(roles::passwords(bench), old_roles);
     let done = bench.run(&["harden", "--rotate-passwords", "--yes"]);
     assert_code(&done, 0);
     assert!(is_workflow_there(bench), "rotating lost what was there");
@@ -369,6 +380,13 @@ fn passwords_are_rotated(bench: &Bench) {
         &psql(bench, &old.0, "sslmode=require"),
         "password authentication failed",
     );
+    for (role, old) in ["server", "backup", "query"].iter().zip(&old_roles) {
+        assert!(!roles::passwords(bench).contains(old));
+        let output = roles::with_password(bench, role, old, "conductor", &["SELECT 1"]);
+        refused(&output, "password authentication failed");
+    }
+    roles::all_is_well(bench);
+    assert_eq!(roles::roles_of_conductor(bench), "k1_server");
     assert!(redis_with(bench, &new.1).contains("PONG"));
     assert!(!redis_with(bench, &old.1).contains("PONG"));
     let logs = text(&docker(&["logs", &bench.container("postgres")]));
@@ -393,12 +411,18 @@ fn a_stack_that_begins_in_production_is_backed_up_restored_and_drilled() {
         .output()
         .unwrap();
     assert_code(&listed, 0);
-    let archive = bench.json(&["backup"], 0)["archive"].clone();
-    let physical = bench.run(&["backup", "--physical"]);
-    assert_code(&physical, 0);
-    let query = bench.run(&["query", "sql", "SELECT 6*7 AS answer"]);
-    assert_code(&query, 0);
-    assert_says(&query, "42");
+    // Its database was empty: all migrations were Conductor's own.
+    roles::conductor_works_by_its_own(&bench);
+    let mut archive = Value::Null;
+    roles::each_command_has_its_role(&bench, || {
+        archive = bench.json(&["backup"], 0)["archive"].clone();
+        let physical = bench.run(&["backup", "--physical"]);
+        assert_code(&physical, 0);
+        let query = bench.run(&["query", "sql", "SELECT 6*7 AS answer"]);
+        assert_code(&query, 0);
+        assert_says(&query, "42");
+    });
+    roles::log_is_received(&bench);
     let delete = bench.url("/api/metadata/workflow/kept/1");
     let gone = Command::new("curl")
         .args(["-fsS", "-X", "DELETE", &delete])
@@ -409,6 +433,8 @@ fn a_stack_that_begins_in_production_is_backed_up_restored_and_drilled() {
     let restored = bench.run(&["restore", archive.as_str().unwrap(), "--yes"]);
     assert_code(&restored, 0);
     assert!(is_workflow_there(&bench));
+    roles::all_is_well(&bench);
+    roles::conductor_works_by_its_own(&bench);
     let drilled = bench.json(&["drill"], 0);
     assert_eq!(drilled["tier"], "docker");
     let password = secret(&bench, "postgres_password");

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::event::Events;
 use crate::repository::Repository;
 use crate::stack::Stack;
+use crate::stack::docker::Role;
 
 /// Left free besides, for what else is written meanwhile.
 const MARGIN: u64 = 16 << 20;
@@ -34,7 +35,7 @@ pub(super) async fn check(
             PlannedSource::Sqlite { bytes, .. } => *bytes,
             // One that does not answer fails the backup itself, with more to say about it.
             PlannedSource::Postgres { .. } | PlannedSource::Physical { .. } => {
-                match stack.database_address() {
+                match stack.database_as(Role::Backup) {
                     Ok(address) => database_size(&address).await.unwrap_or_default(),
                     Err(_) => 0,
                 }

@@ -17,7 +17,7 @@ use crate::error::Result;
 use crate::event::Events;
 use crate::interrupt::Interrupt;
 use crate::repository::{Purpose, Repository, WriteAccess, describe};
-use crate::stack::docker::{Deployment, Lent, Service, lend_database};
+use crate::stack::docker::{Deployment, Lent, Role, Service, lend_database};
 use crate::stack::{Remembered, ServerState, Stack, Tier};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -398,7 +398,10 @@ async fn database(stack: &Stack) -> Result<Address> {
         return stack.database_address();
     }
     let engine = Engine::find().await?;
-    Deployment::of(stack)?.database_without_proxy(&engine).await
+    let deployment = Deployment::of(stack)?;
+    deployment
+        .database_without_proxy(&engine, Role::Backup)
+        .await
 }
 
 /// The container that the database runs in, on tier 1.

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::event::{Events, Unit};
 use crate::interrupt::Interrupt;
 use crate::stack::Stack;
-use crate::stack::docker::{Deployment, Service, snapshot};
+use crate::stack::docker::{Deployment, Role, Service, snapshot};
 use futures_util::StreamExt;
 
 /// What a volume became.
@@ -71,7 +71,7 @@ impl<'a> Volumes<'a> {
 
     async fn cluster(&self) -> Result<Taken> {
         let volume = self.deployment.names.volume(Service::Postgres);
-        let address = self.deployment.database()?;
+        let address = self.deployment.database_as(Role::Backup)?;
         let taken = physical::take(self.writer, &address, &volume, self.events, self.interrupt);
         Ok(Taken::Source(Source::Physical(taken.await?)))
     }

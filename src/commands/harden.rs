@@ -3,17 +3,18 @@
 use super::Context;
 use crate::error::Result;
 use crate::exit_code::ExitCode;
-use crate::harden::{self, Plan, Report, UndoPlan};
+use crate::harden::{self, Plan, Report, RolesChange, UndoPlan};
 use crate::stack::docker::Change;
 use crate::ui::{self, Tone, Ui};
 
 /// Make a stack of tier 1 fit for production
 ///
 /// PostgreSQL and Redis get certificates of the stack's own authority (or those of docker.tls) and
-/// speak nothing but TLS from then on; Conductor and k1ops verify them. Run again, it makes those anew
-/// that are within 30 days of their end. With docker.gateway set, a gateway with a login is put before
-/// Conductor's API. The files that it replaces are kept for --undo, and are put
-/// back by itself if the stack does not come up. A stack that runs is started anew, after a question.
+/// speak nothing but TLS from then on; Conductor and k1ops verify them. Conductor, backups and queries
+/// each get a role of PostgreSQL that can do no more than they need. Run again, it makes certificates
+/// anew that are within 30 days of their end, and mends the roles. With docker.gateway set, a gateway
+/// with a login is put before Conductor's API. The files that it replaces are kept for --undo, and are
+/// put back by itself if the stack does not come up. A stack that runs is started anew, after a question.
 #[derive(Debug, clap::Args)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct HardenArgs {
@@ -56,7 +57,7 @@ pub(super) async fn run(args: &HardenArgs, context: &Context) -> Result<ExitCode
         return Ok(ExitCode::Done);
     }
     ui.say(shown(&plan, ui).trim_end());
-    let restart = if plan.restarts {
+    let restart = if plan.restarts && plan.starts_anew() {
         " It is started anew; what workers do meanwhile, they do again."
     } else {
         ""
@@ -96,6 +97,17 @@ fn shown(plan: &Plan, ui: &Ui) -> String {
     for made in &plan.certificates {
         line("make", made);
     }
+    if plan.roles == RolesChange::Create {
+        line(
+            "make",
+            "roles of PostgreSQL with few rights: Conductor's, backups', queries'",
+        );
+    } else if plan.roles == RolesChange::Mend {
+        line(
+            "mend",
+            "the roles of PostgreSQL, which have other rights than they ought to",
+        );
+    }
     if plan.rotates {
         line("change", "the passwords of PostgreSQL and Redis");
     }
@@ -111,7 +123,7 @@ fn shown(plan: &Plan, ui: &Ui) -> String {
         };
         line(word, &file.path.display().to_string());
     }
-    if plan.restarts {
+    if plan.restarts && plan.starts_anew() {
         line("start", "PostgreSQL, Redis and Conductor anew");
     }
     text

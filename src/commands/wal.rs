@@ -7,6 +7,7 @@ use crate::event::Events;
 use crate::exit_code::ExitCode;
 use crate::repository::{LogElsewhere, Repository};
 use crate::stack::Stack;
+use crate::stack::docker::Role;
 use crate::wal::{self, Store, StreamOptions};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -113,7 +114,7 @@ async fn stream(args: &SlotArgs, context: &Context) -> Result<ExitCode> {
     let stack = context.stack()?;
     require_postgres(&stack)?;
     let options = StreamOptions {
-        address: stack.database_address()?,
+        address: stack.database_as(Role::Backup)?,
         repository: stack.log_folder(),
         slot: slot(args, &stack.name),
         stack: stack.name.clone(),
@@ -186,7 +187,8 @@ async fn drop_slot(args: &SlotArgs, context: &Context) -> Result<ExitCode> {
     let stack = context.stack()?;
     require_postgres(&stack)?;
     let slot = slot(args, &stack.name);
-    let mut server = Replication::open(&stack.database_address()?, &context.events()).await?;
+    let mut server =
+        Replication::open(&stack.database_as(Role::Backup)?, &context.events()).await?;
     let there = server.slot(&slot).await?.is_some();
     if there {
         server.drop_slot(&slot).await?;

@@ -1,6 +1,7 @@
 //! A stack of tier 1 made fit for production, and back: certificates for its databases, which then
-//! speak nothing but TLS, and new passwords. What that is made of is the stack's to know; here is what
-//! changes, in which order, and what is kept of before. The terminal is not known here.
+//! speak nothing but TLS, roles with few rights, and new passwords. What that is made of is the
+//! stack's to know; here is what changes, in which order, and what is kept of before. The terminal is
+//! not known here.
 
 mod firewall;
 mod kept;
@@ -14,7 +15,7 @@ use crate::config::{self, Loaded, Origin, Profile};
 use crate::error::{Error, Result};
 use crate::event::Events;
 use crate::interrupt::Interrupt;
-use crate::stack::docker::{self, Change, Secrets, tls};
+use crate::stack::docker::{self, Change, Role, Secrets, roles, tls};
 use crate::stack::{self, Stack, StartOptions};
 use chrono::TimeDelta;
 use kept::name_of;
@@ -40,6 +41,18 @@ impl ConfigEdit {
     }
 }
 
+/// What becomes of the roles with few rights: Conductor's, that of backups and that of questions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RolesChange {
+    /// They are what they ought to be, as far as can be seen.
+    Same,
+    /// They are made.
+    Create,
+    /// They have other rights or passwords than they ought to.
+    Mend,
+}
+
 /// What would be done. A pure value: making it touches nothing.
 #[derive(Debug, Serialize)]
 pub struct Plan {
@@ -51,6 +64,8 @@ pub struct Plan {
     pub certificates: Vec<String>,
     /// Whether `PostgreSQL` and Redis get new passwords.
     pub rotates: bool,
+    /// What becomes of the roles of `PostgreSQL`.
+    pub roles: RolesChange,
     /// The files of tier 1.
     pub files: docker::Plan,
     /// Whether the stack runs, and is started anew.
@@ -65,7 +80,18 @@ impl Plan {
     /// Whether there is nothing to do.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.config.is_none() && !self.rotates && self.files.is_settled()
+        self.are_files_settled() && self.roles == RolesChange::Same
+    }
+
+    /// Whether what runs has to be started anew for it.
+    #[must_use]
+    pub fn starts_anew(&self) -> bool {
+        !self.are_files_settled()
+    }
+
+    fn are_files_settled(&self) -> bool {
+        let makes_roles = self.roles == RolesChange::Create;
+        self.config.is_none() && !self.rotates && !makes_roles && self.files.is_settled()
     }
 
     /// Whether the gateway before Conductor is new, or is told something else.
@@ -80,8 +106,9 @@ impl Plan {
         let rotated = self.rotates.then(|| "new passwords".to_owned());
         let made = self.certificates.iter().cloned();
         let gateway = self.puts_gateway().then(|| "the gateway".to_owned());
+        let roles = (self.roles != RolesChange::Same).then(|| "the roles of PostgreSQL".to_owned());
         let all = profile.into_iter().chain(made).chain(gateway);
-        all.chain(rotated).collect()
+        all.chain(roles).chain(rotated).collect()
     }
 }
 
@@ -131,22 +158,35 @@ pub async fn plan(loaded: &Loaded, rotate: bool) -> Result<Plan> {
     let settings = docker::Deployment::of(&live)?.settings;
     hardened.config.docker.elasticsearch |= settings.has_elasticsearch();
     let folder = hardened.docker_folder();
-    let secrets = rotate.then(Secrets::generated);
     let present = Secrets::exist(&folder)
-        .then(|| Secrets::ensure(&folder))
+        .then(|| Secrets::planned(&folder, true))
         .transpose()?;
+    let has_password = |role: Role| role.password_file(&folder).exists();
+    let has_roles = Role::LIMITED.into_iter().all(has_password);
+    let secrets = match &present {
+        _ if rotate => Some(Secrets::generated()),
+        Some(present) if !has_roles => Some(present.clone()),
+        _ => None,
+    };
     let certificates = docker::certificates(&hardened, TimeDelta::days(tls::RENEW_DAYS))?;
     let image = docker::expected_image(&hardened);
     let used = secrets.as_ref().or(present.as_ref());
     let files = docker::plan_with(&hardened, &image, used, certificates.as_ref())?;
     refuse_edited(&files)?;
+    let restarts = runs(&live).await?;
+    let roles = match has_roles {
+        false => RolesChange::Create,
+        true if restarts && need_mending(&live).await => RolesChange::Mend,
+        true => RolesChange::Same,
+    };
     Ok(Plan {
         stack: live.name.clone(),
         config,
         certificates: certificates.map(|tls| tls.made).unwrap_or_default(),
         rotates: rotate,
+        roles,
         files,
-        restarts: runs(&live).await?,
+        restarts,
         secrets,
         hardened,
     })
@@ -168,6 +208,14 @@ fn refuse_edited(files: &docker::Plan) -> Result<()> {
     }
 }
 
+/// Whether the roles are not what they ought to be. A database that does not answer is for the start.
+async fn need_mending(stack: &Stack) -> bool {
+    roles::need_mending(stack).await.unwrap_or_else(|error| {
+        tracing::debug!(%error, "the roles cannot be looked at");
+        false
+    })
+}
+
 /// Whether anything of tier 1 runs.
 async fn runs(stack: &Stack) -> Result<bool> {
     let engine = match Engine::find().await {
@@ -187,6 +235,14 @@ async fn runs(stack: &Stack) -> Result<bool> {
 pub async fn apply(plan: Plan, events: &Events, interrupt: &Interrupt) -> Result<Report> {
     let stack = plan.hardened.clone();
     let what = plan.what();
+    if plan.are_files_settled() {
+        // Rights are in the database, where there is nothing to keep and nothing to start anew.
+        roles::mend(&stack, events).await?;
+        return Ok(Report {
+            what,
+            restarted: false,
+        });
+    }
     let kept = write(&plan, &what)?;
     if !plan.restarts {
         return Ok(Report {

@@ -21,6 +21,7 @@ use crate::adapters::postgres::Address;
 use crate::error::{Error, Result};
 use crate::event::Events;
 use crate::stack::Stack;
+use crate::stack::docker::Role;
 use migrations::{Schema, State};
 use postgres::PostgresStore;
 use sqlite::SqliteStore;
@@ -40,15 +41,19 @@ impl Place {
     /// Where the stack keeps its K1 tables: the `PostgreSQL` that its configuration names, else its
     /// own `SQLite` file.
     pub fn of(stack: &Stack) -> Result<Self> {
+        Self::by(stack, Role::Administrator)
+    }
+
+    /// The same for who only reads.
+    pub fn for_questions(stack: &Stack) -> Result<Self> {
+        Self::by(stack, Role::Query)
+    }
+
+    fn by(stack: &Stack, role: Role) -> Result<Self> {
         if !stack.uses_database_url() {
             return Ok(Self::Sqlite(stack.k1_db()));
         }
-        let database = &stack.config.database;
-        let password_file = Some(&database.password_file)
-            .filter(|file| !file.as_os_str().is_empty())
-            .map(|file| stack.base.join(file));
-        let address = Address::parse(&database.url, password_file.as_deref())?;
-        Ok(Self::Postgres(Box::new(address)))
+        Ok(Self::Postgres(Box::new(stack.database_as(role)?)))
     }
 
     /// For messages: the URL without its password, or the path.
@@ -128,8 +133,17 @@ impl Store {
     /// Opens an existing store for reading, as [`Store::open_read_only`] does, after bringing a
     /// schema that is behind up to date. It creates no store where there is none.
     pub async fn open_for_reading(place: &Place, events: &Events) -> Result<Self> {
+        Self::open_to_read(place, place, events).await
+    }
+
+    /// The same of a stack, by a role that can do nothing else where there is one.
+    pub async fn open_for_questions(stack: &Stack, events: &Events) -> Result<Self> {
+        Self::open_to_read(&Place::for_questions(stack)?, &Place::of(stack)?, events).await
+    }
+
+    async fn open_to_read(place: &Place, owners: &Place, events: &Events) -> Result<Self> {
         if let (_, State::Behind(_)) = Self::inspect(place).await? {
-            Self::open(place, events).await?;
+            Self::open(owners, events).await?;
         }
         Self::open_read_only(place).await
     }

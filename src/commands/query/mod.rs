@@ -364,9 +364,8 @@ impl Query<'_> {
         let stack = self.context.stack()?;
         let events = self.context.events();
         let Some(wanted) = &self.output.from else {
-            let place = Place::of(&stack)?;
-            let store = Store::open_for_reading(&place, &events).await?;
-            let shown = place.shown();
+            let store = Store::open_for_questions(&stack, &events).await?;
+            let shown = Place::for_questions(&stack)?.shown();
             return Ok(Opened {
                 store,
                 shown,

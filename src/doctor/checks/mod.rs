@@ -31,6 +31,7 @@ mod redis;
 mod replication;
 mod repository;
 mod restore;
+mod roles;
 mod schedule;
 mod schema;
 mod sqlite;
@@ -43,7 +44,7 @@ mod wraparound;
 use super::{Check, Examined, Looking, Patient};
 use crate::adapters::postgres::quote_identifier;
 use crate::error::{Context, Result};
-use crate::stack::docker::Secrets;
+use crate::stack::docker::{Role, Secrets};
 use chrono::TimeDelta;
 use std::path::Path;
 use std::sync::Arc;
@@ -79,6 +80,7 @@ pub(super) fn all() -> Vec<Box<dyn Check>> {
         Box::new(tls::Tls),
         Box::new(plaintext::Plaintext),
         Box::new(logins::Logins),
+        Box::new(roles::Roles),
         Box::new(certificates::Certificates),
         Box::new(digests::Digests),
         Box::new(api::Api),
@@ -109,7 +111,10 @@ fn at_files(
 /// never by a look.
 fn secrets_in(folder: &Path) -> Result<Option<Secrets>> {
     let all = Secrets::exist(folder) && folder.join("secrets/redis.conf").is_file();
-    all.then(|| Secrets::ensure(folder)).transpose()
+    let has_roles = Role::LIMITED
+        .into_iter()
+        .all(|role| role.password_file(folder).is_file());
+    all.then(|| Secrets::planned(folder, has_roles)).transpose()
 }
 
 /// A path as a word of a shell command.

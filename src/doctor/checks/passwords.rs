@@ -99,6 +99,13 @@ async fn look(patient: &Patient) -> Result<Examined> {
             let file = Secrets::postgres_file(&folder);
             examined.find(told("PostgreSQL", &word(&file), why, "k1ops start"));
         }
+        for (role, password) in &secrets.roles {
+            if let Some(why) = weak(password.expose(), role.name()) {
+                let file = word(&role.password_file(&folder));
+                let remedy = "k1ops harden --rotate-passwords";
+                examined.find(told("PostgreSQL", &file, why, remedy));
+            }
+        }
         if let Some(why) = weak(secrets.redis.expose(), "redis") {
             let file = word(&folder.join("secrets/redis.conf"));
             examined.find(told(

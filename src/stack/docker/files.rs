@@ -8,6 +8,7 @@ use super::Secrets;
 use super::gateway::GatewayFiles;
 use super::image::User;
 use super::names::Service;
+use super::roles::Role;
 use super::settings::Settings;
 use super::tls::{GATEWAY_KEY, Tls};
 use crate::adapters::fs;
@@ -43,7 +44,10 @@ const SERVERS_FILES: [&str; 3] = [
 ];
 
 /// What is added in production, beside the certificates.
-const PRODUCTION_FILES: [&str; 2] = ["docker-compose.production.yaml", "pg_hba.conf"];
+const PRODUCTION_FILES: [&str; 2] = ["docker-compose.production.yaml", RULES];
+
+/// Who is let in where.
+const RULES: &str = "pg_hba.conf";
 
 /// What is added for a gateway, beside its secrets.
 const GATEWAY_FILE: &str = "docker-compose.gateway.yaml";
@@ -309,7 +313,10 @@ fn set_digests(
         settings.set_digest(Service::Server, &digest(told.as_bytes()));
     }
     if tls.is_some() {
-        settings.set_digest(Service::Postgres, &of(Service::Postgres));
+        // A file that is replaced is not the one that a container was given.
+        let rules = effective(folder, RULES);
+        let told = [of(Service::Postgres).into_bytes(), rules].concat();
+        settings.set_digest(Service::Postgres, &digest(&told));
     }
     if let Some(secrets) = secrets {
         let told = format!("{}{}", secrets.redis.expose(), of(Service::Redis));
@@ -350,11 +357,15 @@ fn server_properties(config: &Config, settings: &Settings, secrets: &Secrets) ->
         ("", "redis://redis:6379")
     };
     let database = format!("jdbc:postgresql://postgres:5432/conductor{verified}");
-    all.extend(properties::postgres(&database, "conductor"));
-    let password = Some(secrets.redis.expose());
-    all.extend(properties::lock_in_redis(redis, None, password));
+    let (role, password) = match secrets.roles.get(&Role::Server) {
+        Some(password) => (Role::Server, password),
+        None => (Role::Administrator, &secrets.postgres),
+    };
+    all.extend(properties::postgres(&database, role.name()));
+    let locks = Some(secrets.redis.expose());
+    all.extend(properties::lock_in_redis(redis, None, locks));
     let mut set = |name: &str, value: &str| all.insert(name.to_owned(), value.to_owned());
-    set("spring.datasource.password", secrets.postgres.expose());
+    set("spring.datasource.password", password.expose());
     if settings.servers() > 1 {
         for (name, value) in properties::ONE_OF_SEVERAL {
             set(name, value);
@@ -457,7 +468,7 @@ mod tests {
     use super::*;
 
     fn plan(folder: &Path, config: &Config) -> Plan {
-        let secrets = Secrets::ensure(folder).unwrap();
+        let secrets = Secrets::ensure(folder, false).unwrap();
         let settings = Settings::of(config, &ServerImage::for_tests());
         let user = User::of_process();
         Plan::make(folder, config, &settings, Some(&secrets), None, None, user).unwrap()
@@ -520,7 +531,7 @@ mod tests {
         let name = "secrets/conductor.properties";
         assert_eq!(change(&second, name), Change::Update);
         let shown = serde_json::to_string(&second).unwrap();
-        let secrets = Secrets::ensure(folder.path()).unwrap();
+        let secrets = Secrets::ensure(folder.path(), false).unwrap();
         assert!(!shown.contains(secrets.postgres.expose()));
         assert!(!shown.contains(secrets.redis.expose()));
         assert!(second.text_after(name).unwrap().contains("\na.b=c\n"));

@@ -3,6 +3,7 @@
 //! in the volumes is not known here.
 
 mod balancer;
+mod database;
 mod diagnose;
 pub mod files;
 mod gateway;
@@ -10,6 +11,7 @@ mod image;
 mod journal;
 mod names;
 mod preflight;
+pub mod roles;
 mod secrets;
 mod servers;
 mod services;
@@ -26,6 +28,7 @@ mod wait;
 pub use files::{Change, Plan, PlannedFile};
 pub use image::{ServerImage, User};
 pub use names::{Names, Service};
+pub use roles::Role;
 pub use secrets::Secrets;
 pub use services::{Lent, lend_database};
 pub use settings::Settings;
@@ -41,9 +44,8 @@ use crate::adapters::compose::{Compose, Project};
 use crate::adapters::docker::{Container, Engine};
 use crate::adapters::fs;
 use crate::adapters::oauth::Tokens;
-use crate::adapters::postgres::{Address, Session};
 use crate::conductor::Client;
-use crate::config::{self, Database, Profile, Secret};
+use crate::config::{self, Database, Profile};
 use crate::error::{Context, Error, Result};
 use crate::event::Events;
 use crate::interrupt::Interrupt;
@@ -52,7 +54,6 @@ use gateway::GatewayFiles;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// What this tier needs of the host, found and verified.
 #[derive(Debug)]
@@ -317,79 +318,16 @@ impl Deployment {
         let Login { gateway, base, .. } = &self.login;
         Tokens::of(gateway::asker(gateway, base)?)
     }
-
-    /// The database, as a configuration would name it.
-    #[must_use]
-    pub fn database_config(&self) -> Database {
-        Database {
-            url: Secret::new(self.database_url()),
-            password_file: Secrets::postgres_file(&self.folder),
-            ..Database::default()
-        }
-    }
-
-    /// The database's address on this host, with its password.
-    pub fn database(&self) -> Result<Address> {
-        let url = Secret::new(self.database_url());
-        Address::parse(&url, Some(&Secrets::postgres_file(&self.folder)))
-    }
-
-    /// The same without the password.
-    #[must_use]
-    pub fn database_url(&self) -> String {
-        let port = self.settings.port(Service::Postgres).unwrap_or(5432);
-        let mut url = format!("postgres://conductor@127.0.0.1:{port}/conductor");
-        if let Some(verified) = self.verified() {
-            url = format!("{url}?{verified}");
-        }
-        url
-    }
-
-    /// The database at its container's own address, if this host gets there: on the way through the
-    /// published port the engine's proxy copies every byte once more, which takes a tenth of the time
-    /// of a backup. Not every engine's networks can be reached from here (rootless, a virtual
-    /// machine), so a login is tried.
-    pub async fn database_without_proxy(&self, engine: &Engine) -> Result<Address> {
-        const PATIENCE: Duration = Duration::from_secs(1);
-        let container = engine
-            .container(&self.names.container(Service::Postgres))
-            .await?;
-        let service = Service::Postgres.key();
-        for numeric in container.map(|found| found.addresses).unwrap_or_default() {
-            let mut url = format!("postgres://conductor@{service}/conductor?hostaddr={numeric}");
-            if let Some(verified) = self.verified() {
-                url = format!("{url}&{verified}");
-            }
-            let file = Secrets::postgres_file(&self.folder);
-            let address = Address::parse(&Secret::new(url), Some(&file))?;
-            let tried = tokio::time::timeout(PATIENCE, Session::open(&address)).await;
-            if matches!(tried, Ok(Ok(_))) {
-                return Ok(address);
-            }
-        }
-        self.database()
-    }
-
-    /// How a client verifies the database, as parameters of a URL; in production.
-    fn verified(&self) -> Option<String> {
-        let file = self.authority()?;
-        let file = crate::adapters::postgres::url_encoded(&file.to_string_lossy());
-        Some(format!("sslmode=verify-full&sslrootcert={file}"))
-    }
-
-    /// The certificate authority that `PostgreSQL` and Redis are verified with, in production.
-    #[must_use]
-    pub fn authority(&self) -> Option<PathBuf> {
-        let production = self.settings.is_production();
-        production.then(|| tls::authority_file(&self.folder))
-    }
 }
 
 /// Plans what `k1ops init` writes, making passwords if `make_secrets`.
 pub fn plan(stack: &Stack, image: &ServerImage, make_secrets: bool) -> Result<Plan> {
     let folder = stack.docker_folder();
-    let secrets = if make_secrets || Secrets::exist(&folder) {
-        Some(Secrets::ensure(&folder)?)
+    let with_roles = stack.config.docker.profile == Profile::Production;
+    let secrets = if make_secrets {
+        Some(Secrets::ensure(&folder, with_roles)?)
+    } else if Secrets::exist(&folder) {
+        Some(Secrets::planned(&folder, with_roles)?)
     } else {
         None
     };

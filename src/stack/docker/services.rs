@@ -4,7 +4,7 @@
 use super::image::ensure_pulled;
 use super::secrets::open_to_mapped_users;
 use super::wait::{Patience, until_healthy};
-use super::{Deployment, Service, diagnose, expected_image, plan, preflight};
+use super::{Deployment, Service, diagnose, expected_image, plan, preflight, roles};
 use crate::adapters::compose::Compose;
 use crate::adapters::docker::Engine;
 use crate::adapters::postgres::Session;
@@ -78,9 +78,11 @@ impl Services<'_> {
         Ok(())
     }
 
-    /// Makes the database let k1ops in, for its rows and for a copy of the whole cluster.
+    /// Makes the database let k1ops in, for its rows and for a copy of the whole cluster, and Conductor
+    /// as far as it needs to be.
     pub(super) async fn open_database(&self) -> Result<()> {
         self.make_password_fit().await?;
+        roles::settle(self.deployment, self.events).await?;
         self.allow_replication().await
     }
 
@@ -129,6 +131,10 @@ impl Services<'_> {
     /// The images' own `pg_hba.conf` lets nobody outside of the container copy the cluster. The line
     /// asks for the password that everything else asks for.
     async fn allow_replication(&self) -> Result<()> {
+        // There the rules are a file of this stack, not the volume's.
+        if self.deployment.has_roles() {
+            return Ok(());
+        }
         let session = Session::open(&self.deployment.database()?).await?;
         let rules = "SELECT count(*) FROM pg_catalog.pg_hba_file_rules WHERE error IS NULL \
              AND database @> ARRAY['replication'] AND type LIKE 'host%' AND address = 'all' \

@@ -7,7 +7,9 @@ use super::servers::is_current;
 use super::services::{Services, said};
 use super::undo::Before;
 use super::wait::Patience;
-use super::{Deployment, Ready, Service, ServiceStatus, expected_image, image_of, plan, preflight};
+use super::{
+    Deployment, Ready, Service, ServiceStatus, expected_image, image_of, plan, preflight, roles,
+};
 use crate::adapters::docker::Engine;
 use crate::config::Profile;
 use crate::error::{Error, Result};
@@ -211,6 +213,9 @@ impl Run<'_> {
             && volumes
             && told
             && status.is_healthy()
+            // What cannot be looked at, such as by another password, is mended on the way.
+            && (!self.deployment.has_roles()
+                || matches!(roles::fit(&self.deployment).await, Ok(true)))
             && (count == 1 || self.services().balancer().uses(count).await?))
     }
 

@@ -1,0 +1,122 @@
+//! Where the stack's database is, on the way and by the role that somebody needs. Whether the roles
+//! are what they ought to be is not known here.
+
+use super::roles::Role;
+use super::{Deployment, Secrets, Service, tls};
+use crate::adapters::docker::Engine;
+use crate::adapters::postgres::{Address, Session, url_encoded};
+use crate::config::{Database, Secret};
+use crate::error::Result;
+use crate::stack::Stack;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How long a login may take on a way that perhaps does not exist.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+impl Deployment {
+    /// The database, as a configuration would name it.
+    #[must_use]
+    pub fn database_config(&self) -> Database {
+        Database {
+            url: Secret::new(self.database_url()),
+            password_file: Secrets::postgres_file(&self.folder),
+            ..Database::default()
+        }
+    }
+
+    /// The database's address on this host, with the administrator's password.
+    pub fn database(&self) -> Result<Address> {
+        self.database_as(Role::Administrator)
+    }
+
+    /// The same as another role. Where there are no roles yet, the administrator does everything.
+    pub fn database_as(&self, role: Role) -> Result<Address> {
+        let role = self.role(role);
+        self.address(&self.url_as(role), role)
+    }
+
+    /// The database's URL on this host, without the password.
+    #[must_use]
+    pub fn database_url(&self) -> String {
+        self.url_as(Role::Administrator)
+    }
+
+    fn url_as(&self, role: Role) -> String {
+        let port = self.settings.port(Service::Postgres).unwrap_or(5432);
+        let mut url = format!("postgres://{}@127.0.0.1:{port}/conductor", role.name());
+        if let Some(verified) = self.verified() {
+            url = format!("{url}?{verified}");
+        }
+        url
+    }
+
+    fn address(&self, url: &str, role: Role) -> Result<Address> {
+        let file = role.password_file(&self.folder);
+        Address::parse(&Secret::new(url), Some(&file))
+    }
+
+    /// The database at its container's own address, if this host gets there: on the way through the
+    /// published port the engine's proxy copies every byte once more, which takes a tenth of the time
+    /// of a backup. Not every engine's networks can be reached from here (rootless, a virtual
+    /// machine), so a login is tried.
+    pub async fn database_without_proxy(&self, engine: &Engine, role: Role) -> Result<Address> {
+        let role = self.role(role);
+        let container = engine
+            .container(&self.names.container(Service::Postgres))
+            .await?;
+        let (name, service) = (role.name(), Service::Postgres.key());
+        for numeric in container.map(|found| found.addresses).unwrap_or_default() {
+            let mut url = format!("postgres://{name}@{service}/conductor?hostaddr={numeric}");
+            if let Some(verified) = self.verified() {
+                url = format!("{url}&{verified}");
+            }
+            let address = self.address(&url, role)?;
+            let tried = tokio::time::timeout(PATIENCE, Session::open(&address)).await;
+            if matches!(tried, Ok(Ok(_))) {
+                return Ok(address);
+            }
+        }
+        self.database_as(role)
+    }
+
+    /// Whether the roles with few rights have passwords, and the profile asks for them.
+    #[must_use]
+    pub fn has_roles(&self) -> bool {
+        let has_password = |role: Role| role.password_file(&self.folder).exists();
+        self.settings.is_production() && Role::LIMITED.into_iter().all(has_password)
+    }
+
+    fn role(&self, role: Role) -> Role {
+        if self.has_roles() {
+            role
+        } else {
+            Role::Administrator
+        }
+    }
+
+    /// How a client verifies the database, as parameters of a URL; in production.
+    fn verified(&self) -> Option<String> {
+        let file = self.authority()?;
+        let file = url_encoded(&file.to_string_lossy());
+        Some(format!("sslmode=verify-full&sslrootcert={file}"))
+    }
+
+    /// The certificate authority that `PostgreSQL` and Redis are verified with, in production.
+    #[must_use]
+    pub fn authority(&self) -> Option<PathBuf> {
+        let production = self.settings.is_production();
+        production.then(|| tls::authority_file(&self.folder))
+    }
+}
+
+impl Stack {
+    /// The address of the stack's `PostgreSQL` for what `role` is for. Only tier 1 has more than one
+    /// role; a database by URL has the login that its configuration names.
+    pub fn database_as(&self, role: Role) -> Result<Address> {
+        if role != Role::Administrator && self.is_in_docker()? {
+            return Deployment::of(self)?.database_as(role);
+        }
+        self.database_address()
+    }
+}
