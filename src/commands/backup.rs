@@ -113,6 +113,11 @@ fn show_plan(plan: &BackupPlan, text: &mut String) {
         });
         text.push('\n');
     }
+    if let Some(standby) = &plan.standby {
+        text.push_str(&format!(
+            "  read from its standby {standby}, if that is fit\n"
+        ));
+    }
     for left in &plan.left_out {
         text.push_str(&format!("  without {}: {}\n", left.what, left.why));
     }
@@ -137,14 +142,17 @@ fn show_report(ui: &ui::Ui, report: &BackupReport, physical: bool, text: &mut St
         if source.bytes > 0 {
             text.push_str(&format!("  {}: {}\n", source.what, ui::bytes(source.bytes)));
         }
-        if source.tables == 0 {
-            continue;
+        if source.tables > 0 {
+            let (tables, rows) = (ui::count(source.tables), ui::count(source.rows));
+            text.push_str(&format!(
+                "  {}: {tables} tables, {rows} rows\n",
+                source.what
+            ));
         }
-        let (tables, rows) = (ui::count(source.tables), ui::count(source.rows));
-        text.push_str(&format!(
-            "  {}: {tables} tables, {rows} rows\n",
-            source.what
-        ));
+        if let Some(facts) = &source.standby {
+            let said = backup::standby::said(facts);
+            text.push_str(&format!("  read from a standby: {said}\n"));
+        }
     }
     for left in &report.left_out {
         let line = format!("  without {}: {}", left.what, left.why);

@@ -117,7 +117,9 @@ pub struct Server {
 pub struct Database {
     /// `postgres://user@host:port/name`; empty: the tier's own store.
     pub url: Secret,
-    /// A file that holds the password (mode 0600), if the URL has none.
+    /// A hot standby of that server, which backups read in its place; empty: none.
+    pub standby: Secret,
+    /// A file that holds the password (mode 0600), if a URL has none.
     pub password_file: PathBuf,
     /// Where `pg_dump` of the server's major version lives; empty: find it.
     pub pg_dump: PathBuf,
@@ -228,6 +230,9 @@ pub struct Backup {
     pub level: i32,
     /// Connections and compression threads; 0: one for each idle CPU.
     pub jobs: usize,
+    /// Seconds that `database.standby` may take to replay what the primary has when a backup begins;
+    /// longer, and the primary is read.
+    pub standby_lag: u64,
     /// Which archives `k1ops prune` keeps.
     pub keep: Keep,
     /// What a newer archive must have passed before an older one may be deleted.
@@ -447,6 +452,7 @@ impl Default for Backup {
             compression: Compression::Zstd,
             level: 0,
             jobs: 0,
+            standby_lag: 60,
             keep: Keep::default(),
             proof: ProofKind::default(),
             shrink_alarm: 50,

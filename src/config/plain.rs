@@ -37,9 +37,13 @@ pub(super) fn check(config: &Config) -> Result<()> {
         let is_one = url.is_empty() || is_address(url.expose());
         require(is_one, "repository.url", &url.to_string(), "an address")?;
     }
-    let url = &config.database.url;
-    let is_one = url.is_empty() || is_address(url.expose());
-    require(is_one, "database.url", &url.to_string(), "an address")?;
+    for (key, url) in [
+        ("database.url", &config.database.url),
+        ("database.standby", &config.database.standby),
+    ] {
+        let is_one = url.is_empty() || is_address(url.expose());
+        require(is_one, key, &url.to_string(), "an address")?;
+    }
     if docker.gateway.is_configured() {
         docker.gateway.check()?;
     }

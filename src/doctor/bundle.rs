@@ -140,12 +140,14 @@ fn secrets(patient: &Patient) -> Vec<String> {
     if let Ok(address) = patient.database() {
         known.extend(address.password());
     }
-    let url = stack.config.database.url.expose();
-    if let Some((_, rest)) = url.split_once("://")
-        && let Some((user, _)) = rest.rsplit_once('@')
-        && let Some((_, password)) = user.split_once(':')
-    {
-        known.push(password.to_owned());
+    let database = &stack.config.database;
+    for url in [database.url.expose(), database.standby.expose()] {
+        if let Some((_, rest)) = url.split_once("://")
+            && let Some((user, _)) = rest.rsplit_once('@')
+            && let Some((_, password)) = user.split_once(':')
+        {
+            known.push(password.to_owned());
+        }
     }
     let named = &stack.config.database.password_file;
     let mut files = vec![stack.base.join(named)];

@@ -82,12 +82,14 @@ fn secrets(patient: &Patient) -> Vec<PathBuf> {
     if !named.as_os_str().is_empty() {
         files.push(stack.base.join(named));
     }
-    let url = &stack.without_docker_database().config.database.url;
-    if let Some(file) = &patient.loaded.file
-        && url.to_string() != url.expose()
-        && std::fs::read_to_string(file).is_ok_and(|text| text.contains(url.expose()))
-    {
-        files.push(file.clone());
+    let database = stack.without_docker_database().config.database;
+    for url in [&database.url, &database.standby] {
+        if let Some(file) = &patient.loaded.file
+            && url.to_string() != url.expose()
+            && std::fs::read_to_string(file).is_ok_and(|text| text.contains(url.expose()))
+        {
+            files.push(file.clone());
+        }
     }
     let secret = &stack.config.docker.gateway.client_secret;
     match (secret.file(), &patient.loaded.file) {
