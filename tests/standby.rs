@@ -53,10 +53,10 @@ impl Pair {
         let standby = Cluster::on(&data);
         assert_eq!(standby.sql("SELECT pg_is_in_recovery()"), "t");
         let sandbox = Sandbox::new(&format!(
-            "[database]\nurl = {:?}\nstandby = {:?}\npg_dump = {:?}\n[backup]\nstandby_lag = 30\n",
+            "[database]\nurl = {:?}\nstandby = {:?}\npg_dump = \"{}\"\n[backup]\nstandby_lag = 30\n",
             url(primary.port),
             url(standby.port),
-            program("pg_dump"),
+            program("pg_dump").display(),
         ));
         Self {
             primary,

@@ -38,7 +38,7 @@ use super::Stack;
 use super::jar::boot_jar::{self, BootJar, Wanted};
 use super::jar::cache::Cache;
 use crate::adapters::compose::{Compose, Project};
-use crate::adapters::docker::{Container, Engine};
+use crate::adapters::docker::{Container, Engine, is_elsewhere, port_here};
 use crate::adapters::fs;
 use crate::adapters::oauth::Tokens;
 use crate::adapters::postgres::{Address, Session};
@@ -272,7 +272,7 @@ impl Deployment {
     #[must_use]
     pub fn url(&self) -> String {
         let front = self.settings.front();
-        front.url(self.settings.port(front).unwrap_or(8080))
+        front.url(port_here(self.settings.port(front).unwrap_or(8080)))
     }
 
     /// A client for Conductor at this stack's address.
@@ -331,7 +331,7 @@ impl Deployment {
     /// The same without the password.
     #[must_use]
     pub fn database_url(&self) -> String {
-        let port = self.settings.port(Service::Postgres).unwrap_or(5432);
+        let port = port_here(self.settings.port(Service::Postgres).unwrap_or(5432));
         let mut url = format!("postgres://conductor@127.0.0.1:{port}/conductor");
         if let Some(verified) = self.verified() {
             url = format!("{url}?{verified}");
@@ -345,6 +345,10 @@ impl Deployment {
     /// machine), so a login is tried.
     pub async fn database_without_proxy(&self, engine: &Engine) -> Result<Address> {
         const PATIENCE: Duration = Duration::from_secs(1);
+        if is_elsewhere() {
+            // An address of a network over there may be somebody else's here.
+            return self.database();
+        }
         let container = engine
             .container(&self.names.container(Service::Postgres))
             .await?;
