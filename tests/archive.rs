@@ -64,6 +64,7 @@ fn table(parts: u32, digest: RowDigest) -> Source {
         }],
         sequences: 0,
         large_objects: LargeObjects::default(),
+        standby: None,
     }))
 }
 

@@ -124,6 +124,28 @@ pub struct PostgresSource {
     /// Large objects.
     #[serde(default)]
     pub large_objects: LargeObjects,
+    /// Of a server that was a standby: what it had of its primary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standby: Option<FromStandby>,
+}
+
+/// What a standby had of its primary when a backup read it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FromStandby {
+    /// The cluster's identifier, which the two share.
+    pub system_identifier: String,
+    /// What it had replayed when it began to be read, such as `0/3000028`. Everything that was committed
+    /// before is in the backup.
+    pub replayed_lsn: String,
+    /// Where the primary was when the backup began; `None` if it did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub primary_lsn: Option<String>,
+    /// How many bytes the standby was behind at that moment,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub behind_bytes: Option<u64>,
+    /// and how many milliseconds it took to replay them, before it was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caught_up_ms: Option<u64>,
 }
 
 /// The large objects of a database, as lines of `lo_put` under `postgres/large-objects/`.
@@ -224,6 +246,9 @@ pub struct PhysicalSource {
     pub archives: Vec<PhysicalArchive>,
     /// Files that the server's manifest names.
     pub files: u64,
+    /// Of a server that was a standby: what it had of its primary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standby: Option<Box<FromStandby>>,
 }
 
 /// A tar stream of a physical backup, in parts.

@@ -20,7 +20,7 @@ mod writer;
 
 pub use codec::{Codec, CodecSettings, Effort};
 pub use manifest::{
-    ColumnList, ConfigSource, FORMAT, Header, LargeObjects, LeftOut, Manifest, Member,
+    ColumnList, ConfigSource, FORMAT, FromStandby, Header, LargeObjects, LeftOut, Manifest, Member,
     PhysicalArchive, PhysicalSource, PostgresSource, PostgresTable, Role, Source, SqliteSource,
     SqliteTable, VolumeContent, VolumeSource,
 };

@@ -11,6 +11,7 @@ mod restore_txt;
 mod room;
 mod run;
 pub mod sqlite;
+pub mod standby;
 mod volume;
 
 pub use plan::{BackupOptions, BackupPlan, PlannedSource, has_data, jobs, plan, sqlite_files};

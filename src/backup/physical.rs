@@ -81,6 +81,7 @@ async fn take_all(
         wal_segment_size,
         archives,
         files,
+        standby: None,
     };
     writer
         .add(NewMember {

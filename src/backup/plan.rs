@@ -76,6 +76,9 @@ pub struct BackupPlan {
     pub archive: PathBuf,
     /// What goes into it.
     pub sources: Vec<PlannedSource>,
+    /// The standby that is read in place of the database's server, if it is fit for that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub standby: Option<String>,
     /// What does not, and why.
     pub left_out: Vec<LeftOut>,
     /// Connections and compressing threads.
@@ -102,6 +105,11 @@ pub fn plan(stack: &Stack, options: &BackupOptions, purpose: Purpose) -> Result<
     if !has_data(&sources) {
         return Err(nothing_to_back_up(stack));
     }
+    let standby = match purpose {
+        Purpose::Backup => stack.standby_address()?,
+        // Of what is about to be replaced nothing may be missing.
+        Purpose::Safety => None,
+    };
     let configured = &stack.config.backup;
     let compression = options.compression.unwrap_or(configured.compression);
     let wanted = options.jobs.unwrap_or(configured.jobs);
@@ -111,6 +119,7 @@ pub fn plan(stack: &Stack, options: &BackupOptions, purpose: Purpose) -> Result<
         started_at,
         archive: place(stack, options, started_at, purpose)?,
         sources,
+        standby: standby.map(|address| address.shown().to_owned()),
         left_out: left_out(stack),
         names: Names::new(stack.config.docker.prefix.clone()),
         jobs: match purpose {

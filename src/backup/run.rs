@@ -2,6 +2,7 @@
 
 use super::plan::{BackupOptions, BackupPlan, PlannedSource, plan};
 use super::sqlite::Snapshot;
+use super::standby::{self, Reading};
 use super::volume::{Taken, Volumes};
 use super::{config_file, physical, postgres, restore_txt, room};
 use crate::adapters::docker::Engine;
@@ -9,8 +10,8 @@ use crate::adapters::fs::{Lock, create_private_folder, folder_of};
 use crate::adapters::postgres::Address;
 use crate::adapters::postgres::dump::Inside;
 use crate::archive::{
-    Archive, ConfigSource, Depth, Effort, FORMAT, Header, LeftOut, Manifest, NewMember,
-    PhysicalSource, Source, Verified, Writer, verify,
+    Archive, ConfigSource, Depth, Effort, FORMAT, FromStandby, Header, LeftOut, Manifest,
+    NewMember, PhysicalSource, Source, Verified, Writer, verify,
 };
 use crate::config::ProofKind;
 use crate::error::Result;
@@ -35,6 +36,9 @@ pub struct BackedUp {
     pub rows: u64,
     /// Of a volume: bytes in it.
     pub bytes: u64,
+    /// Of a database that was read from a standby: what that had of its primary.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub standby: Option<FromStandby>,
 }
 
 /// What a backup did.
@@ -105,7 +109,7 @@ pub async fn take(
         access: access.as_ref(),
     };
     let manifest = match room::check(stack, &plan, &repository, events).await {
-        Ok(()) => write(stack, &plan, &place, events, interrupt).await,
+        Ok(()) => write_from_either(stack, &plan, &place, events, interrupt).await,
         Err(error) => Err(error),
     };
     if let Some(lent) = lent {
@@ -229,11 +233,48 @@ fn scratch(stack: &Stack, plan: &BackupPlan) -> Result<PathBuf> {
     Ok(folder)
 }
 
+/// Writes everything, from a standby first if there is one; on failure nothing is left.
+async fn write_from_either(
+    stack: &Stack,
+    plan: &BackupPlan,
+    target: &Target<'_>,
+    events: &Events,
+    interrupt: &Interrupt,
+) -> Result<Manifest> {
+    let reading = reading(stack, plan, events).await?;
+    match write(stack, plan, target, reading.as_ref(), events, interrupt).await {
+        Err(error) if reading.is_some_and(|from| from.may_be_at_fault(&error, events)) => {
+            let primary = Reading::primary(stack.database_address()?);
+            write(stack, plan, target, Some(&primary), events, interrupt).await
+        }
+        written => written,
+    }
+}
+
+/// The server whose database is read, if one is.
+async fn reading(stack: &Stack, plan: &BackupPlan, events: &Events) -> Result<Option<Reading>> {
+    let reads = |source: &PlannedSource| {
+        matches!(
+            source,
+            PlannedSource::Postgres { .. } | PlannedSource::Physical { .. }
+        )
+    };
+    if !plan.sources.iter().any(reads) {
+        return Ok(None);
+    }
+    if stack.is_in_docker()? {
+        return Ok(Some(Reading::primary(database(stack).await?)));
+    }
+    let wanted = plan.standby.is_some();
+    standby::choose(stack, wanted, events).await.map(Some)
+}
+
 /// Writes everything; on failure nothing is left.
 async fn write(
     stack: &Stack,
     plan: &BackupPlan,
     target: &Target<'_>,
+    reading: Option<&Reading>,
     events: &Events,
     interrupt: &Interrupt,
 ) -> Result<Manifest> {
@@ -247,7 +288,7 @@ async fn write(
     write_plain(&writer, restore_txt::MEMBER, restore_txt::text(plan)).await?;
     // So that it is the second member, whichever thread is fastest.
     writer.settle().await?;
-    let (sources, more) = write_sources(stack, plan, &writer, events, interrupt).await?;
+    let (sources, more) = write_sources(stack, plan, &writer, reading, events, interrupt).await?;
     interrupt.check()?;
     let mut left_out = plan.left_out.clone();
     left_out.extend(more);
@@ -287,6 +328,7 @@ async fn write_sources(
     stack: &Stack,
     plan: &BackupPlan,
     writer: &Writer,
+    reading: Option<&Reading>,
     events: &Events,
     interrupt: &Interrupt,
 ) -> Result<(Vec<Source>, Vec<LeftOut>)> {
@@ -298,7 +340,7 @@ async fn write_sources(
         }
     }
     let scratch = scratch(stack, plan)?;
-    let rows = Box::pin(write_rows(stack, plan, writer, events, interrupt));
+    let rows = Box::pin(write_rows(stack, plan, writer, reading, events, interrupt));
     let volumes = Box::pin(write_volumes(stack, plan, writer, events, interrupt));
     // One waits for snapshots and checkpoints while the other keeps the CPUs busy, unless none is idle.
     // Both go on to their end, so that what a service keeps for its snapshot is removed.
@@ -324,35 +366,39 @@ async fn write_rows(
     stack: &Stack,
     plan: &BackupPlan,
     writer: &Writer,
+    reading: Option<&Reading>,
     events: &Events,
     interrupt: &Interrupt,
 ) -> Result<Sources> {
     let mut all = Sources::default();
     for (number, source) in plan.sources.iter().enumerate() {
-        let source = match source {
-            PlannedSource::Postgres { .. } => {
+        let source = match (source, reading) {
+            (PlannedSource::Postgres { .. }, Some(from)) => {
                 let options = postgres::Options {
                     jobs: plan.jobs,
                     pg_dump: pg_dump(stack),
                     inside: inside(stack).await?,
                 };
-                let address = database(stack).await?;
-                let taken = postgres::take(writer, &address, &options, events, interrupt).await?;
+                let taking =
+                    postgres::take(writer, &from.address, &options, events, interrupt).await;
+                let mut taken = taking.map_err(|error| from.explain(error))?;
                 all.left_out.extend(taken.left_out);
+                taken.source.standby.clone_from(&from.facts);
                 Source::Postgres(Box::new(taken.source))
             }
-            PlannedSource::Physical { .. } => {
-                let address = database(stack).await?;
-                let volume = PhysicalSource::SERVER;
-                let source = physical::take(writer, &address, volume, events, interrupt).await?;
-                Source::Physical(source)
+            (PlannedSource::Physical { .. }, Some(from)) => {
+                let (address, volume) = (&from.address, PhysicalSource::SERVER);
+                let taking = physical::take(writer, address, volume, events, interrupt).await;
+                let source = taking.map_err(|error| from.explain(error))?;
+                let standby = from.facts.clone().map(Box::new);
+                Source::Physical(PhysicalSource { standby, ..source })
             }
-            PlannedSource::Config { path } => {
+            (PlannedSource::Config { path }, _) => {
                 let text = config_file::without_secrets(&stack.config)?;
                 write_plain(writer, path, text).await?;
                 Source::Config(ConfigSource { path: path.clone() })
             }
-            PlannedSource::Volume { .. } | PlannedSource::Sqlite { .. } => continue,
+            _ => continue,
         };
         all.taken.push((number, source));
     }
@@ -445,10 +491,16 @@ fn summary(source: &Source) -> BackedUp {
         Source::Volume(volume) => volume.bytes,
         Source::Postgres(_) | Source::Sqlite(_) | Source::Config(_) => 0,
     };
+    let standby = match source {
+        Source::Postgres(database) => database.standby.clone(),
+        Source::Physical(cluster) => cluster.standby.as_deref().cloned(),
+        Source::Sqlite(_) | Source::Volume(_) | Source::Config(_) => None,
+    };
     BackedUp {
         what: describe(source),
         tables: tables as u64,
         rows,
         bytes,
+        standby,
     }
 }

@@ -1,9 +1,10 @@
 //! `k1ops backup`.
 
 use super::Context;
+use crate::adapters::docker::is_elsewhere;
 use crate::backup::{self, BackupOptions, BackupPlan, BackupReport, PlannedSource};
 use crate::config::Compression;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::exit_code::ExitCode;
 use crate::repository::{CopyReport, Purpose, Repository};
 use crate::restore;
@@ -72,6 +73,10 @@ pub(super) async fn run(args: &BackupArgs, context: &Context) -> Result<ExitCode
         ui.result(&plan, |_, text| show_plan(&plan, text))?;
         return Ok(ExitCode::Done);
     }
+    if is_elsewhere() && restore::unfinished(&stack)?.is_some() {
+        let is = format!("a restore of stack {} has not ended", stack.name);
+        return Err(Error::refused(is).hint("Run `k1ops status` on the host of its engine."));
+    }
     restore::recover(&stack, &context.events()).await?;
     let report = backup::run(&stack, &options, &context.events(), &context.interrupt).await?;
     let copies = if args.output.is_none() {
@@ -113,6 +118,11 @@ fn show_plan(plan: &BackupPlan, text: &mut String) {
         });
         text.push('\n');
     }
+    if let Some(standby) = &plan.standby {
+        text.push_str(&format!(
+            "  read from its standby {standby}, if that is fit\n"
+        ));
+    }
     for left in &plan.left_out {
         text.push_str(&format!("  without {}: {}\n", left.what, left.why));
     }
@@ -137,14 +147,17 @@ fn show_report(ui: &ui::Ui, report: &BackupReport, physical: bool, text: &mut St
         if source.bytes > 0 {
             text.push_str(&format!("  {}: {}\n", source.what, ui::bytes(source.bytes)));
         }
-        if source.tables == 0 {
-            continue;
+        if source.tables > 0 {
+            let (tables, rows) = (ui::count(source.tables), ui::count(source.rows));
+            text.push_str(&format!(
+                "  {}: {tables} tables, {rows} rows\n",
+                source.what
+            ));
         }
-        let (tables, rows) = (ui::count(source.tables), ui::count(source.rows));
-        text.push_str(&format!(
-            "  {}: {tables} tables, {rows} rows\n",
-            source.what
-        ));
+        if let Some(facts) = &source.standby {
+            let said = backup::standby::said(facts);
+            text.push_str(&format!("  read from a standby: {said}\n"));
+        }
     }
     for left in &report.left_out {
         let line = format!("  without {}: {}", left.what, left.why);

@@ -32,6 +32,7 @@ mod wal;
 mod worker;
 mod workflow;
 
+use crate::adapters::docker::Elsewhere;
 use crate::audit::Change;
 use crate::config::{Loaded, TierChoice, redact_url};
 use crate::error::{Context as _, Error, Result};
@@ -157,6 +158,15 @@ impl Command {
         true
     }
 
+    /// Whether the command can do with a Docker engine on another host, whose files are not this host's.
+    fn works_elsewhere(&self) -> bool {
+        match self {
+            Self::Backup(_) | Self::Status(_) | Self::Logs(_) | Self::Query(_) => true,
+            Self::Doctor(args) => !args.changes(),
+            _ => false,
+        }
+    }
+
     /// Whether the command goes on where the configuration cannot be read.
     #[must_use]
     pub fn bears_bad_config(&self) -> bool {
@@ -166,6 +176,7 @@ impl Command {
 
 /// Runs a command, and has the audit log tell of it if it changes anything.
 pub async fn run(command: Command, context: Context) -> Result<ExitCode> {
+    let _elsewhere = command.works_elsewhere().then(Elsewhere::allow);
     if !command.changes() {
         return Box::pin(dispatch(command, context)).await;
     }

@@ -2,7 +2,9 @@
 
 use super::Context;
 use crate::adapters::docker::Container;
-use crate::error::Result;
+use crate::adapters::postgres::Session;
+use crate::adapters::postgres::standby::position;
+use crate::error::{Error, Result};
 use crate::exit_code::ExitCode;
 use crate::repository::{Entry, Kind, Repository};
 use crate::restore;
@@ -46,10 +48,11 @@ pub(super) async fn run(args: &StatusArgs, context: &Context) -> Result<ExitCode
         }
         let shown = Shown {
             wal: incoming(&stack).await?,
+            standby: standby(&stack).await?,
             status: &status,
         };
         context.ui.result(&shown, |ui, text| {
-            show(&status, shown.wal.as_ref(), ui, text);
+            show(&shown, ui, text);
         })?;
         let code = if status.is_healthy() {
             ExitCode::Done
@@ -109,6 +112,54 @@ struct Shown<'a> {
     status: &'a Status,
     /// The write-ahead log, if it is kept in the repository.
     wal: Option<Incoming>,
+    /// The standby that backups read, if there is one.
+    standby: Option<Standby>,
+}
+
+/// The standby that backups read.
+#[derive(Serialize)]
+struct Standby {
+    server: String,
+    /// Bytes of the log that it has not replayed, of those that the primary has.
+    behind_bytes: Option<u64>,
+    /// Why backups cannot read it now.
+    problem: Option<String>,
+}
+
+/// How the standby is that backups read.
+async fn standby(stack: &Stack) -> Result<Option<Standby>> {
+    let Some(address) = stack.standby_address()? else {
+        return Ok(None);
+    };
+    let primary = stack.database_address()?;
+    let asking = async {
+        let standby = position(&Session::open(&address).await?).await?;
+        let primary = position(&Session::open(&primary).await?).await?;
+        let behind = standby.behind(&primary);
+        Ok::<_, Error>((standby.is_no_standby_of(Some(&primary)), behind))
+    };
+    let server = address.shown().to_owned();
+    let (problem, behind_bytes) = match tokio::time::timeout(ASKING, asking).await {
+        Ok(Ok((problem, behind))) => (problem, Some(behind)),
+        Ok(Err(error)) => (Some(format!("cannot be asked: {error}")), None),
+        Err(_) => (Some("does not answer".to_owned()), None),
+    };
+    Ok(Some(Standby {
+        server,
+        behind_bytes,
+        problem,
+    }))
+}
+
+fn shown_standby(standby: &Standby, ui: &Ui) -> String {
+    let server = &standby.server;
+    match &standby.problem {
+        Some(problem) => ui.paint(Tone::Warn, &format!("{server} {problem}")),
+        None => format!(
+            "{server}, {} behind",
+            ui::bytes(standby.behind_bytes.unwrap_or(0))
+        ),
+    }
 }
 
 fn shown_wal(wal: &Incoming, ui: &Ui) -> String {
@@ -132,7 +183,8 @@ fn shown_wal(wal: &Incoming, ui: &Ui) -> String {
     }
 }
 
-fn show(status: &Status, wal: Option<&Incoming>, ui: &Ui, text: &mut String) {
+fn show(shown: &Shown<'_>, ui: &Ui, text: &mut String) {
+    let status = shown.status;
     let mut line = |name: &str, value: &str| {
         text.push_str(&format!(
             "{} {value}\n",
@@ -180,8 +232,11 @@ fn show(status: &Status, wal: Option<&Incoming>, ui: &Ui, text: &mut String) {
             &ui.paint(Tone::Warn, "none; make one with: k1ops backup"),
         );
     }
-    if let Some(wal) = wal {
+    if let Some(wal) = &shown.wal {
         line("wal", &shown_wal(wal, ui));
+    }
+    if let Some(standby) = &shown.standby {
+        line("standby", &shown_standby(standby, ui));
     }
     if let Some(restore) = &status.unfinished_restore {
         line("restore", &ui.paint(Tone::Bad, restore));

@@ -10,6 +10,7 @@ mod gateway;
 mod layers;
 mod plain;
 mod redact;
+mod servers;
 
 pub use agents::Agent;
 pub use copies::RepositoryCopy;
@@ -17,6 +18,7 @@ pub use edit::with_value;
 pub use gateway::Gateway;
 pub use layers::{Explained, FILE_NAME, Loaded, Origin, Overrides, load};
 pub use redact::{Hidden, Secret, redact_url};
+pub use servers::{Database, Redis};
 
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -111,29 +113,6 @@ pub struct Server {
     pub fast_start: bool,
     /// Further Conductor properties, passed through.
     pub properties: std::collections::BTreeMap<String, String>,
-}
-
-/// A `PostgreSQL` that is not the stack's own.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Database {
-    /// `postgres://user@host:port/name`; empty: the tier's own store.
-    pub url: Secret,
-    /// A file that holds the password (mode 0600), if the URL has none.
-    pub password_file: PathBuf,
-    /// Where `pg_dump` of the server's major version lives; empty: find it.
-    pub pg_dump: PathBuf,
-}
-
-/// A Redis that is not the stack's own: the lock in it keeps servers of several hosts, which share
-/// `database.url`, from deciding one workflow at once.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Redis {
-    /// `redis://user@host:port`, or `rediss://` for TLS; empty: this host's server is the only one.
-    pub url: Secret,
-    /// A file that holds the password (mode 0600), if the URL has none.
-    pub password_file: PathBuf,
 }
 
 /// How much the Docker tier is shut.
@@ -241,6 +220,9 @@ pub struct Backup {
     pub level: i32,
     /// Connections and compression threads; 0: one for each idle CPU.
     pub jobs: usize,
+    /// Seconds that `database.standby` may take to replay what the primary has when a backup begins;
+    /// longer, and the primary is read.
+    pub standby_lag: u64,
     /// Which archives `k1ops prune` keeps.
     pub keep: Keep,
     /// What a newer archive must have passed before an older one may be deleted.
@@ -461,6 +443,7 @@ impl Default for Backup {
             compression: Compression::Zstd,
             level: 0,
             jobs: 0,
+            standby_lag: 60,
             keep: Keep::default(),
             proof: ProofKind::default(),
             shrink_alarm: 50,

@@ -37,11 +37,7 @@ pub(super) fn check(config: &Config) -> Result<()> {
         let is_one = url.is_empty() || is_address(url.expose());
         require(is_one, "repository.url", &url.to_string(), "an address")?;
     }
-    let servers = [
-        ("database.url", &config.database.url),
-        ("redis.url", &config.redis.url),
-    ];
-    for (key, url) in servers {
+    for (key, url) in config.servers_by_url() {
         let is_one = url.is_empty() || is_address(url.expose());
         require(is_one, key, &url.to_string(), "an address")?;
     }

@@ -141,7 +141,7 @@ fn secrets(patient: &Patient) -> Vec<String> {
         known.extend(address.password());
     }
     let config = &stack.config;
-    for url in [&config.database.url, &config.redis.url] {
+    for (_, url) in config.servers_by_url() {
         if let Some((_, rest)) = url.expose().split_once("://")
             && let Some((user, _)) = rest.rsplit_once('@')
             && let Some((_, password)) = user.split_once(':')

@@ -8,7 +8,8 @@ use crate::adapters::postgres::{Address, Session};
 use crate::adapters::redis;
 use crate::conductor::Client;
 use crate::conductor::health::{self, Health};
-use crate::error::Result;
+use crate::config::Secret;
+use crate::error::{Error, Result};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -257,18 +258,39 @@ async fn postgres_size(stack: &Stack) -> Result<u64> {
     let row = session
         .query_one("SELECT pg_database_size(current_database())", &[])
         .await
-        .map_err(|error| crate::error::Error::failed("the size is not told").because(error))?;
+        .map_err(|error| Error::failed("the size is not told").because(error))?;
     Ok(u64::try_from(row.get::<_, i64>(0)).unwrap_or(0))
 }
 
 impl Stack {
     /// The address of the `PostgreSQL` that the configuration names, with its password.
     pub fn database_address(&self) -> Result<Address> {
-        let database = &self.config.database;
-        let file = Some(&database.password_file)
+        self.address_of(&self.config.database.url)
+    }
+
+    /// The address of its standby, if the configuration names one.
+    pub fn standby_address(&self) -> Result<Option<Address>> {
+        let url = &self.config.database.standby;
+        if url.is_empty() {
+            return Ok(None);
+        }
+        let (primary, standby) = (self.database_address()?, self.address_of(url)?);
+        if primary.database() == standby.database() {
+            return Ok(Some(standby));
+        }
+        Err(Error::usage(format!(
+            "database.standby names database {:?}, and database.url {:?}",
+            standby.database(),
+            primary.database()
+        ))
+        .hint("A standby has the databases of its primary: let both name the same one."))
+    }
+
+    fn address_of(&self, url: &Secret) -> Result<Address> {
+        let file = Some(&self.config.database.password_file)
             .filter(|file| !file.as_os_str().is_empty())
             .map(|file| self.base.join(file));
-        Address::parse(&database.url, file.as_deref())
+        Address::parse(url, file.as_deref())
     }
 
     /// The Redis that the configuration names, with its password; none if it names none.

@@ -13,14 +13,24 @@ pub struct Endpoint {
     pub host: String,
     /// For example `DOCKER_HOST` or `the default socket`.
     pub named_by: String,
+    /// The folder of `ca.pem`, `cert.pem` and `key.pem`, if TLS is to be spoken.
+    pub tls: Option<PathBuf>,
 }
 
 impl Endpoint {
-    fn new(host: impl Into<String>, named_by: impl Into<String>) -> Self {
+    pub(super) fn new(host: impl Into<String>, named_by: impl Into<String>) -> Self {
         Self {
             host: host.into(),
             named_by: named_by.into(),
+            tls: None,
         }
+    }
+
+    /// Whether it is on another host, or is to be treated so: what is reached by SSH or TLS, even at an address of this
+    /// host, may have other files and ports.
+    #[must_use]
+    pub fn is_elsewhere(&self) -> bool {
+        self.host.starts_with("ssh://") || self.tls.is_some()
     }
 
     /// The socket's path, if it is a Unix socket.
@@ -62,6 +72,8 @@ impl Surroundings {
             "DOCKER_HOST",
             "DOCKER_CONTEXT",
             "DOCKER_CONFIG",
+            "DOCKER_CERT_PATH",
+            "DOCKER_TLS_VERIFY",
             "HOME",
             "XDG_RUNTIME_DIR",
             "PATH",
@@ -90,7 +102,15 @@ impl Surroundings {
     /// Where to look, in order. What the user named is the only place looked at.
     pub fn endpoints(&self) -> Result<Vec<Endpoint>> {
         if let Some(host) = self.get("DOCKER_HOST") {
-            return Ok(vec![Endpoint::new(host, "DOCKER_HOST")]);
+            let tls = self.get("DOCKER_TLS_VERIFY").and_then(|_| {
+                let named = self.get("DOCKER_CERT_PATH").map(PathBuf::from);
+                named.or_else(|| self.folder())
+            });
+            let tcp = host.starts_with("tcp://") || host.starts_with("https://");
+            return Ok(vec![Endpoint {
+                tls: tls.filter(|_| tcp),
+                ..Endpoint::new(host, "DOCKER_HOST")
+            }]);
         }
         if let Some(context) = self.context()? {
             return Ok(vec![context]);
@@ -142,13 +162,15 @@ impl Surroundings {
         endpoints
     }
 
+    /// The Docker client's own folder.
+    fn folder(&self) -> Option<PathBuf> {
+        let named = self.get("DOCKER_CONFIG").map(PathBuf::from);
+        named.or_else(|| Some(Path::new(self.get("HOME")?).join(".docker")))
+    }
+
     /// The endpoint of the Docker client's current context, unless that is the default one.
     fn context(&self) -> Result<Option<Endpoint>> {
-        let Some(folder) = self
-            .get("DOCKER_CONFIG")
-            .map(PathBuf::from)
-            .or_else(|| Some(Path::new(self.get("HOME")?).join(".docker")))
-        else {
+        let Some(folder) = self.folder() else {
             return Ok(None);
         };
         let named = match self.get("DOCKER_CONTEXT") {
@@ -159,7 +181,7 @@ impl Surroundings {
             return Ok(None);
         };
         let digest = hex::encode(Sha256::digest(name.as_bytes()));
-        let file = folder.join("contexts/meta").join(digest).join("meta.json");
+        let file = folder.join("contexts/meta").join(&digest).join("meta.json");
         let unusable = || format!("the Docker context {name:?} is named, but cannot be read");
         let text = std::fs::read_to_string(&file).map_err(|error| {
             Error::missing(unusable())
@@ -169,10 +191,18 @@ impl Surroundings {
         let meta: serde_json::Value = serde_json::from_str(&text).context(unusable)?;
         let host = meta["Endpoints"]["docker"]["Host"].as_str();
         let host = host.ok_or_else(|| Error::missing(unusable()))?;
-        Ok(Some(Endpoint::new(
-            host,
-            format!("the Docker context {name:?}"),
-        )))
+        let named_by = format!("the Docker context {name:?}");
+        if meta["Endpoints"]["docker"]["SkipTLSVerify"] == true {
+            return Err(
+                Error::refused(format!("{named_by} does not verify its engine"))
+                    .hint("Make it anew with the engine's certificate authority (ca=FILE)."),
+            );
+        }
+        let tls = folder.join("contexts/tls").join(digest).join("docker");
+        Ok(Some(Endpoint {
+            tls: tls.is_dir().then_some(tls),
+            ..Endpoint::new(host, named_by)
+        }))
     }
 }
 

@@ -4,12 +4,14 @@
 //! Nothing here waits for ever: an engine that hangs is an error that says so.
 
 mod containers;
+mod elsewhere;
 mod endpoint;
 mod files;
 mod images;
 mod volumes;
 
 pub use containers::{Container, Said, Usage};
+pub use elsewhere::{Elsewhere, is_elsewhere, port_here};
 pub use endpoint::{Endpoint, Surroundings};
 pub use files::{OpenVolume, TarStream, Trial, TrialOf};
 pub use images::{BuildContext, Image};
@@ -23,6 +25,8 @@ use std::time::Duration;
 
 /// How long an engine may take to say that it is there.
 const HELLO: Duration = Duration::from_secs(5);
+/// The same, if it is far away.
+const HELLO_FAR: Duration = Duration::from_secs(30);
 /// How long an engine may take to answer any other question.
 const ANSWER: Duration = Duration::from_secs(45);
 /// The API of Docker 20.10, the oldest engine that the Compose file was run on.
@@ -32,7 +36,9 @@ const OLDEST_API: (u32, u32) = (1, 41);
 #[derive(Debug, Clone)]
 pub struct Engine {
     pub(super) docker: Docker,
-    endpoint: Endpoint,
+    endpoint: Box<Endpoint>,
+    /// Where its API is spoken on this host.
+    address: String,
     version: String,
     podman: bool,
     rootless: bool,
@@ -63,22 +69,37 @@ impl Engine {
 
     async fn connect(endpoint: Endpoint) -> std::result::Result<Self, Refusal> {
         let seconds = ANSWER.as_secs();
-        let docker = if let Some(socket) = endpoint.socket() {
+        let mut far = None;
+        let mut address = endpoint.host.clone();
+        let docker = if endpoint.is_elsewhere() {
+            let way = elsewhere::socket_to(&endpoint).await;
+            let Some((socket, problem)) = way.map_err(Refusal::certain)? else {
+                return Err(Refusal::certain(elsewhere_only(&endpoint)));
+            };
+            far = Some(problem);
+            address = format!("unix://{}", socket.display());
+            Docker::connect_with_unix(&socket.to_string_lossy(), seconds, API_DEFAULT_VERSION)
+        } else if let Some(socket) = endpoint.socket() {
             let path = socket.to_string_lossy().into_owned();
             knock(&endpoint).await?;
             Docker::connect_with_unix(&path, seconds, API_DEFAULT_VERSION)
         } else if endpoint.is_loopback_tcp() {
             Docker::connect_with_http(&endpoint.host, seconds, API_DEFAULT_VERSION)
         } else {
-            return Err(Refusal::certain(elsewhere(&endpoint)));
+            return Err(Refusal::certain(open_to_all(&endpoint)));
         };
         let docker = docker.map_err(|error| Refusal::certain(silent(&endpoint).because(error)))?;
-        let asked = tokio::time::timeout(HELLO, introduce(docker)).await;
+        let patience = if far.is_some() { HELLO_FAR } else { HELLO };
+        let asked = tokio::time::timeout(patience, introduce(docker)).await;
         let Ok(answer) = asked else {
             return Err(Refusal::certain(hangs(&endpoint)));
         };
-        let (docker, version, info) =
-            answer.map_err(|error| Refusal::certain(silent(&endpoint).because(error)))?;
+        let (docker, version, info) = answer.map_err(|error| {
+            // What was the matter on the way says more than that the way ended.
+            let on_the_way = far.and_then(|problem| problem.take());
+            let error = on_the_way.unwrap_or_else(|| error.to_string());
+            Refusal::certain(silent(&endpoint).because(error))
+        })?;
         let api = version.api_version.unwrap_or_default();
         if !new_enough(&api) {
             return Err(Refusal::certain(too_old(
@@ -90,7 +111,8 @@ impl Engine {
         let names = version.components.unwrap_or_default();
         Ok(Self {
             docker,
-            endpoint,
+            endpoint: Box::new(endpoint),
+            address,
             version: version.version.unwrap_or_default(),
             podman: names.iter().any(|part| part.name.contains("Podman")),
             rootless: options
@@ -99,10 +121,10 @@ impl Engine {
         })
     }
 
-    /// Its address, as `DOCKER_HOST` takes it.
+    /// Its address on this host, as `DOCKER_HOST` takes it.
     #[must_use]
     pub fn host(&self) -> &str {
-        &self.endpoint.host
+        &self.address
     }
 
     /// For example `Docker 20.10.24 at unix:///var/run/docker.sock`.
@@ -223,7 +245,7 @@ async fn knock(endpoint: &Endpoint) -> std::result::Result<(), Refusal> {
     let Err(error) = connected else {
         return Ok(());
     };
-    let Endpoint { host, named_by } = endpoint;
+    let Endpoint { host, named_by, .. } = endpoint;
     let absent = error.kind() == Io::NotFound && !is_named(named_by);
     let refusal = match error.kind() {
         Io::PermissionDenied => Error::missing(format!(
@@ -276,12 +298,20 @@ fn silent(endpoint: &Endpoint) -> Error {
     .hint("See what `docker version` says.")
 }
 
-fn elsewhere(endpoint: &Endpoint) -> Error {
+fn elsewhere_only(endpoint: &Endpoint) -> Error {
     Error::missing(format!(
         "Docker at {} ({}) is on another host: its ports and files are not this host's",
         endpoint.host, endpoint.named_by
     ))
-    .hint("Run k1ops on that host, or choose a local engine with `docker context use default`.")
+    .hint("Run k1ops on that host for this. From here go `k1ops backup`, `status`, `logs`, `query` and `doctor`. A local engine: `docker context use default`.")
+}
+
+fn open_to_all(endpoint: &Endpoint) -> Error {
+    Error::missing(format!(
+        "Docker at {} ({}) is on another host, and is spoken to without TLS",
+        endpoint.host, endpoint.named_by
+    ))
+    .hint("Whoever reaches such an engine is root over there. Use ssh://USER@HOST, or TLS with DOCKER_TLS_VERIFY=1.")
 }
 
 fn too_old(endpoint: &Endpoint, version: Option<&str>) -> Error {

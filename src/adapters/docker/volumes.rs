@@ -74,9 +74,9 @@ impl Engine {
     }
 
     async fn disk_usage(&self) -> Option<serde_json::Value> {
-        let (client, base) = match self.endpoint.socket() {
+        let (client, base) = match self.host().strip_prefix("unix://") {
             Some(socket) => (
-                http::socket_client(socket, SIZING),
+                http::socket_client(Path::new(socket), SIZING),
                 "http://localhost".to_owned(),
             ),
             None => (

@@ -113,11 +113,13 @@ impl PgDump {
             Program::Inside(inside) => inside.run(address, &arguments).await?,
         };
         if output.code != 0 {
-            return Err(Error::failed(format!(
-                "{what} failed (exit code {}): {}",
-                output.code,
-                output.stderr.trim()
-            )));
+            let said = output.stderr.trim();
+            let error = Error::failed(format!("{what} failed (exit code {}): {said}", output.code));
+            return Err(if said.contains("conflict with recovery") {
+                error.hint("Set hot_standby_feedback = on on the standby, and max_standby_streaming_delay to the length of a backup.")
+            } else {
+                error
+            });
         }
         let text = String::from_utf8(output.stdout).context(|| format!("{what} is not UTF-8"))?;
         // A dump that died early can look complete to a pipe; the marker cannot be mistaken.

@@ -7,6 +7,7 @@ pub mod dump;
 pub mod pg_restore;
 pub mod replication;
 pub mod room;
+pub mod standby;
 mod tls;
 
 pub use address::Address;

@@ -273,6 +273,7 @@ async fn read_tables(session: &Session, major: u32) -> Result<Vec<Table>> {
              LEFT JOIN (SELECT unnest(extconfig) AS oid, unnest(extcondition) AS condition
                         FROM pg_catalog.pg_extension) x ON x.oid = c.oid
              WHERE c.relkind = 'r' AND c.relpersistence <> 't'
+               AND (c.relpersistence <> 'u' OR NOT pg_is_in_recovery())
                AND n.nspname NOT IN ('pg_catalog', 'information_schema')
                AND n.nspname !~ '^pg_(toast|temp)'
                AND (x.oid IS NOT NULL OR NOT EXISTS (
@@ -338,6 +339,11 @@ async fn read_left_out(session: &Session) -> Result<Vec<LeftOut>> {
                     'they live on another server'
              FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
              WHERE c.relkind = 'f'
+             UNION ALL
+             SELECT format('rows of unlogged table %I.%I', n.nspname, c.relname),
+                    'a standby does not have them'
+             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             WHERE c.relkind = 'r' AND c.relpersistence = 'u' AND pg_is_in_recovery()
              UNION ALL
              SELECT format('replication slot %s', slot_name), 'it belongs to the server'
              FROM pg_catalog.pg_replication_slots WHERE database = current_database()",

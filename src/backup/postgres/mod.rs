@@ -57,6 +57,9 @@ pub const SESSION_SETTINGS: &str = "
     SET synchronize_seqscans = off;
 ";
 
+/// What to do when a standby had to choose between its readers and what its primary did.
+const CONFLICT: &str = "Set hot_standby_feedback = on on the standby, and max_standby_streaming_delay to the length of a backup; or run it when nothing on the primary is altered or vacuumed.";
+
 /// How many snapshots are taken before a schema that keeps changing is given up,
 const SNAPSHOTS: u32 = 20;
 /// and how long to leave it alone in between.
@@ -163,6 +166,7 @@ async fn take_all(
             tables,
             sequences: sequences.count,
             large_objects,
+            standby: None,
         },
         left_out: catalog.left_out,
     })
@@ -242,6 +246,10 @@ fn failed(doing: &str, error: &tokio_postgres::Error) -> Error {
                 "A file of the server is damaged. Restore a backup with `k1ops restore latest --no-safety`; \
                  the damaged database is kept for `k1ops undo`.",
             )
+        }
+        // Nothing that reads one snapshot fails like this, but for what a standby has to replay.
+        Some(code) if *code == SqlState::T_R_SERIALIZATION_FAILURE => {
+            Error::failed(what).hint(CONFLICT)
         }
         Some(code) if *code == SqlState::LOCK_NOT_AVAILABLE => Error::failed(what)
             .hint("Another session is altering the table: run the backup again when it is done."),

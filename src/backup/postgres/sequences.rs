@@ -23,6 +23,7 @@ pub(super) async fn read(session: &Session) -> Result<Sequences> {
              FROM pg_catalog.pg_class c
              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
              WHERE c.relkind = 'S' AND c.relpersistence <> 't'
+               AND (c.relpersistence <> 'u' OR NOT pg_is_in_recovery())
                AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
                                WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
                                  AND d.objid = c.oid AND d.deptype = 'e')

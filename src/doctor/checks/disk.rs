@@ -2,6 +2,7 @@
 
 use super::{at_files, size_of, word};
 use crate::adapters::disk::FileSystem;
+use crate::adapters::docker::is_elsewhere;
 use crate::adapters::published;
 use crate::doctor::{Check, Examined, Finding, Group, Looking, Patient, Severity};
 use crate::error::{ErrorKind, Result};
@@ -35,7 +36,9 @@ impl Check for Disk {
     fn examine(&self, patient: Arc<Patient>) -> Looking {
         Box::pin(async move {
             let mut root = None;
-            if patient.tier().await == Tier::Docker
+            // A folder of another host says nothing of the disks of this one.
+            if !is_elsewhere()
+                && patient.tier().await == Tier::Docker
                 && let Some(engine) = patient.engine_soon().await
             {
                 root = published::about(engine.host()).await?.root;

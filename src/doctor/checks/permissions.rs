@@ -84,8 +84,8 @@ fn secrets(patient: &Patient) -> Vec<PathBuf> {
             files.push(stack.base.join(named));
         }
     }
-    let database = &stack.without_docker_database().config.database.url;
-    for url in [database, &config.redis.url] {
+    let own = stack.without_docker_database();
+    for (_, url) in own.config.servers_by_url() {
         if let Some(file) = &patient.loaded.file
             && url.to_string() != url.expose()
             && std::fs::read_to_string(file).is_ok_and(|text| text.contains(url.expose()))

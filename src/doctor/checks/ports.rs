@@ -1,6 +1,7 @@
 //! The stack's ports are free, or held by the stack itself; who holds them otherwise.
 
 use super::{quoted, word};
+use crate::adapters::docker::is_elsewhere;
 use crate::adapters::port::{self, Holder, Listening};
 use crate::adapters::published::Published;
 use crate::config::Origin;
@@ -35,6 +36,11 @@ struct Wanted {
 }
 
 async fn look(patient: &Patient) -> Result<Examined> {
+    if is_elsewhere() && patient.tier().await == Tier::Docker {
+        return Ok(Examined::skipped(
+            "the engine is on another host, and so are the stack's ports",
+        ));
+    }
     let wanted = wanted(patient).await?;
     let ports: Vec<u16> = wanted.iter().map(|w| w.port).collect();
     let listening = port::listening_on(&ports);

@@ -78,7 +78,7 @@ async fn look(patient: &Patient) -> Result<Examined> {
             )
             .seen(address.shown())
             .because("Conductor needs the primary")
-            .advise("Let database.url name the primary, or promote this server.")
+            .advise("Let database.url name the primary, and database.standby this server, which backups then read; or promote it.")
             .remedy(format!(
                 "psql {} -c 'SELECT pg_promote()'",
                 target(address.shown())

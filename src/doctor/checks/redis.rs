@@ -1,6 +1,7 @@
 //! Redis answers, takes the stack's password, keeps its locks, and can save them.
 
 use super::secrets_in;
+use crate::adapters::docker::port_here;
 use crate::adapters::redis;
 use crate::doctor::{Check, Examined, Finding, Group, Looking, Patient};
 use crate::error::{ErrorKind, Result};
@@ -56,7 +57,7 @@ async fn look(patient: &Patient) -> Result<Examined> {
         ));
     }
     let deployment = patient.deployment()?;
-    let port = deployment.settings.port(Service::Redis).unwrap_or(6379);
+    let port = port_here(deployment.settings.port(Service::Redis).unwrap_or(6379));
     let secrets = secrets_in(&deployment.folder)?;
     let password = secrets.as_ref().map(|secrets| secrets.redis.expose());
     let authority = deployment.authority();

@@ -1,7 +1,9 @@
 //! Unpacks the tar streams into their folders, remembering everything that was made.
 
 use super::{Recovery, Restored, settle, tablespaces};
-use crate::adapters::fs::{folder_of, rename_durably, sync_folder, write_atomically};
+use crate::adapters::fs::{
+    folder_of, remove_if_there, rename_durably, sync_folder, write_atomically,
+};
 use crate::archive::{
     Archive, Entry, PartsReader, PgDataCheck, PhysicalArchive, PhysicalSource, walk,
 };
@@ -187,6 +189,9 @@ impl Unpacking {
         if let Some(recovery) = self.recovery.clone() {
             recovery.lay(self, &base)?;
             sync_folder(&base.join("pg_wal"))?;
+        } else {
+            // With it, the copy of a standby would be one as well, and follow the live server.
+            remove_if_there(&base.join("standby.signal"))?;
         }
         sync_folder(&base)?;
         self.interrupt.check()?;

@@ -3,7 +3,7 @@
 
 use super::roles::Role;
 use super::{Deployment, Secrets, Service, tls};
-use crate::adapters::docker::Engine;
+use crate::adapters::docker::{Engine, is_elsewhere, port_here};
 use crate::adapters::postgres::{Address, Session, url_encoded};
 use crate::config::{Database, Secret};
 use crate::error::Result;
@@ -43,7 +43,7 @@ impl Deployment {
     }
 
     fn url_as(&self, role: Role) -> String {
-        let port = self.settings.port(Service::Postgres).unwrap_or(5432);
+        let port = port_here(self.settings.port(Service::Postgres).unwrap_or(5432));
         let mut url = format!("postgres://{}@127.0.0.1:{port}/conductor", role.name());
         if let Some(verified) = self.verified() {
             url = format!("{url}?{verified}");
@@ -62,6 +62,10 @@ impl Deployment {
     /// machine), so a login is tried.
     pub async fn database_without_proxy(&self, engine: &Engine, role: Role) -> Result<Address> {
         let role = self.role(role);
+        if is_elsewhere() {
+            // An address of a network over there may be somebody else's here.
+            return self.database_as(role);
+        }
         let container = engine
             .container(&self.names.container(Service::Postgres))
             .await?;

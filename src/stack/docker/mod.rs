@@ -41,7 +41,7 @@ use super::Stack;
 use super::jar::boot_jar::{self, BootJar, Wanted};
 use super::jar::cache::Cache;
 use crate::adapters::compose::{Compose, Project};
-use crate::adapters::docker::{Container, Engine};
+use crate::adapters::docker::{Container, Engine, port_here};
 use crate::adapters::fs;
 use crate::adapters::oauth::Tokens;
 use crate::conductor::Client;
@@ -279,7 +279,7 @@ impl Deployment {
     #[must_use]
     pub fn url(&self) -> String {
         let front = self.settings.front();
-        front.url(self.settings.port(front).unwrap_or(8080))
+        front.url(port_here(self.settings.port(front).unwrap_or(8080)))
     }
 
     /// A client for Conductor at this stack's address.

@@ -6,7 +6,7 @@ use super::secrets::open_to_mapped_users;
 use super::wait::{Patience, until_healthy};
 use super::{Deployment, Service, diagnose, expected_image, plan, preflight, roles};
 use crate::adapters::compose::Compose;
-use crate::adapters::docker::Engine;
+use crate::adapters::docker::{Engine, is_elsewhere};
 use crate::adapters::postgres::Session;
 use crate::error::{Error, Result};
 use crate::event::Events;
@@ -81,6 +81,25 @@ impl Services<'_> {
     /// Makes the database let k1ops in, for its rows and for a copy of the whole cluster, and Conductor
     /// as far as it needs to be.
     pub(super) async fn open_database(&self) -> Result<()> {
+        let database = Database {
+            engine: self.engine,
+            deployment: self.deployment,
+            events: self.events,
+        };
+        database.open().await
+    }
+}
+
+/// A database that runs.
+#[derive(Clone, Copy)]
+struct Database<'a> {
+    engine: &'a Engine,
+    deployment: &'a Deployment,
+    events: &'a Events,
+}
+
+impl Database<'_> {
+    async fn open(&self) -> Result<()> {
         self.make_password_fit().await?;
         roles::settle(self.deployment, self.events).await?;
         self.allow_replication().await
@@ -208,11 +227,31 @@ async fn lend(stack: &Stack, events: &Events) -> Result<Lent> {
     let deployment = Deployment::of(stack)?;
     let container = deployment.container(&engine, Service::Postgres).await?;
     let runs = container.is_some_and(|container| container.is_running());
+    if !runs && is_elsewhere() {
+        let container = deployment.names.container(Service::Postgres);
+        return Err(Error::missing(format!(
+            "container {container} does not run on {}, and cannot be started from this host",
+            engine.name()
+        ))
+        .hint("Its files are on that host: start the stack there, with `k1ops start`."));
+    }
     let deployment = if runs {
         deployment
     } else {
         written(stack, &engine)?
     };
+    if runs {
+        let database = Database {
+            engine: &engine,
+            deployment: &deployment,
+            events,
+        };
+        database.open().await?;
+        return Ok(Lent {
+            engine,
+            container: None,
+        });
+    }
     let compose = Compose::find(&stack.config.docker.compose, engine.host()).await?;
     let services = Services {
         engine: &engine,
@@ -220,13 +259,6 @@ async fn lend(stack: &Stack, events: &Events) -> Result<Lent> {
         deployment: &deployment,
         events,
     };
-    if runs {
-        services.open_database().await?;
-        return Ok(Lent {
-            engine,
-            container: None,
-        });
-    }
     preflight::check_names(&engine, &deployment).await?;
     let image = deployment.settings.image(Service::Postgres);
     ensure_pulled(&engine, image.unwrap_or_default(), false, events).await?;

@@ -1,7 +1,7 @@
 //! How the containers are, whoever started them.
 
 use super::{Deployment, Service};
-use crate::adapters::docker::{Container, Engine, Usage};
+use crate::adapters::docker::{Container, Engine, Usage, port_here};
 use crate::conductor::health::{self, Health};
 use crate::error::Result;
 use crate::stack::Stack;
@@ -170,7 +170,7 @@ fn front_url(status: &ServiceStatus) -> Option<String> {
         return None;
     }
     let port = status.container.host_port(service.inner_port())?;
-    Some(service.url(port))
+    Some(service.url(port_here(port)))
 }
 
 async fn volumes(

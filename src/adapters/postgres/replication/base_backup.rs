@@ -221,6 +221,13 @@ fn explain(error: WireError) -> Error {
     let failed = WireError::Server(said.clone()).during(DOING);
     match said.code.as_str() {
         "42501" => failed.hint("The role needs REPLICATION: ALTER ROLE ... REPLICATION."),
+        // The server is a standby, and says in detail what is the matter.
+        "55000" if said.message.contains("full_page_writes") => failed.hint(
+            "Set full_page_writes = on on the primary and let it run CHECKPOINT, or back up from the primary.",
+        ),
+        "55000" if said.message.contains("promoted") => {
+            failed.hint("Run the backup again, now that the server is a primary.")
+        }
         "55000" => failed.hint("Set wal_level to replica in postgresql.conf and restart the server."),
         "XX001" => Error::bad_data(failed.to_string()).hint(
             "The server found damaged pages in its own files; its log names them. Take a logical backup and check the disk.",
