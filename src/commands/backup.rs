@@ -1,6 +1,7 @@
 //! `k1ops backup`.
 
 use super::Context;
+use super::metrics::tell_monitoring;
 use crate::backup::{self, BackupOptions, BackupPlan, BackupReport, PlannedSource};
 use crate::config::Compression;
 use crate::error::Result;
@@ -82,6 +83,7 @@ pub(super) async fn run(args: &BackupArgs, context: &Context) -> Result<ExitCode
     } else {
         Vec::new()
     };
+    tell_monitoring(&stack, context).await;
     let done = Done {
         report: &report,
         copies: &copies,

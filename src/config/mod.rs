@@ -8,6 +8,7 @@ mod copies;
 mod edit;
 mod gateway;
 mod layers;
+mod monitoring;
 mod plain;
 mod redact;
 
@@ -16,6 +17,7 @@ pub use copies::RepositoryCopy;
 pub use edit::with_value;
 pub use gateway::Gateway;
 pub use layers::{Explained, FILE_NAME, Loaded, Origin, Overrides, load};
+pub use monitoring::{Monitoring, Switch};
 pub use redact::{Hidden, Secret, redact_url};
 
 use serde::{Deserialize, Serialize};
@@ -83,6 +85,10 @@ pub struct Ports {
     pub redis: u16,
     /// Elasticsearch (docker tier, if enabled).
     pub elasticsearch: u16,
+    /// Prometheus (docker tier, if enabled).
+    pub prometheus: u16,
+    /// Grafana (docker tier, if enabled).
+    pub grafana: u16,
 }
 
 /// The Conductor server, in whichever tier it runs.
@@ -175,6 +181,8 @@ pub struct Docker {
     pub tls: GivenTls,
     /// The login before Conductor (production).
     pub gateway: Gateway,
+    /// What watches the stack.
+    pub monitoring: Monitoring,
 }
 
 /// Where archives are kept.
@@ -401,6 +409,8 @@ impl Default for Ports {
             postgres: 5432,
             redis: 6379,
             elasticsearch: 9200,
+            prometheus: 9090,
+            grafana: 3000,
         }
     }
 }
@@ -437,6 +447,7 @@ impl Default for Docker {
             compose: String::new(),
             tls: GivenTls::default(),
             gateway: Gateway::default(),
+            monitoring: Monitoring::default(),
         }
     }
 }

@@ -124,7 +124,7 @@ pub fn open_to_mapped_users(folder: &Path) -> Result<()> {
 }
 
 /// 244 random bits, in characters that need no quoting anywhere.
-fn generated() -> String {
+pub(super) fn generated() -> String {
     format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple())
 }
 

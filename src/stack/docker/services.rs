@@ -4,7 +4,7 @@
 use super::image::ensure_pulled;
 use super::secrets::open_to_mapped_users;
 use super::wait::{Patience, until_healthy};
-use super::{Deployment, Service, diagnose, expected_image, plan, preflight};
+use super::{Deployment, Service, diagnose, expected_image, monitoring, plan, preflight};
 use crate::adapters::compose::Compose;
 use crate::adapters::docker::Engine;
 use crate::adapters::postgres::Session;
@@ -81,7 +81,16 @@ impl Services<'_> {
     /// Makes the database let k1ops in, for its rows and for a copy of the whole cluster.
     pub(super) async fn open_database(&self) -> Result<()> {
         self.make_password_fit().await?;
-        self.allow_replication().await
+        self.allow_replication().await?;
+        self.let_monitoring_in().await
+    }
+
+    async fn let_monitoring_in(&self) -> Result<()> {
+        if !self.deployment.settings.has_monitoring() {
+            return Ok(());
+        }
+        let session = Session::open(&self.deployment.database()?).await?;
+        monitoring::let_in(self.deployment, &session).await
     }
 
     /// A volume that came from a backup, or from before the secrets were lost, has another
