@@ -1,7 +1,6 @@
 //! `k1ops backup`.
 
-use super::Context;
-use super::metrics::tell_monitoring;
+use super::{Context, tell_monitoring};
 use crate::backup::{self, BackupOptions, BackupPlan, BackupReport, PlannedSource};
 use crate::config::Compression;
 use crate::error::Result;

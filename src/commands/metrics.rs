@@ -4,7 +4,7 @@ use super::Context;
 use crate::adapters::http_server::{Page, Server};
 use crate::error::Result;
 use crate::exit_code::ExitCode;
-use crate::metrics::{gather, tell, write_textfile};
+use crate::metrics::{gather, write_textfile};
 use crate::stack::Stack;
 use hyper::StatusCode;
 use std::net::SocketAddr;
@@ -57,14 +57,6 @@ pub(super) async fn run(args: &MetricsArgs, context: &Context) -> Result<ExitCod
         None => out.push_str(&text),
     })?;
     Ok(ExitCode::Done)
-}
-
-/// Tells monitoring systems how the stack is after what a command did. It does not fail by that.
-pub(super) async fn tell_monitoring(stack: &Stack, context: &Context) {
-    if let Err(error) = Box::pin(tell(stack)).await {
-        let message = format!("the monitoring system is not told: {error}");
-        context.events().warning(message);
-    }
 }
 
 async fn serve(args: &ServeArgs, stack: Stack, context: &Context) -> Result<ExitCode> {

@@ -1,7 +1,6 @@
 //! `k1ops schedule`.
 
-use super::Context;
-use super::metrics::tell_monitoring;
+use super::{Context, tell_monitoring};
 use crate::config::{Loaded, Origin};
 use crate::error::Result;
 use crate::exit_code::ExitCode;

@@ -1,7 +1,6 @@
 //! `k1ops start`.
 
-use super::Context;
-use super::metrics::tell_monitoring;
+use super::{Context, tell_monitoring};
 use crate::config::{Switch, TierChoice};
 use crate::error::Result;
 use crate::exit_code::ExitCode;

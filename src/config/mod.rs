@@ -310,7 +310,7 @@ pub struct Schedule {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Metrics {
-    /// A file for node exporter's textfile collector, written after each scheduled run and each hourly
+    /// A file for node exporter's textfile collector, written after each start, backup, scheduled run and hourly
     /// check; empty: none.
     pub textfile: PathBuf,
 }

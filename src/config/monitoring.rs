@@ -35,6 +35,32 @@ pub struct Monitoring {
     pub grafana_image: String,
 }
 
+impl Monitoring {
+    /// The images, by their keys below `docker`; Grafana's only if there is one.
+    #[must_use]
+    pub fn images(&self) -> Vec<(&'static str, &str)> {
+        let mut images = vec![
+            (
+                "monitoring.prometheus_image",
+                self.prometheus_image.as_str(),
+            ),
+            (
+                "monitoring.postgres_exporter_image",
+                &self.postgres_exporter_image,
+            ),
+            (
+                "monitoring.redis_exporter_image",
+                &self.redis_exporter_image,
+            ),
+            ("monitoring.node_exporter_image", &self.node_exporter_image),
+        ];
+        if !self.grafana_image.is_empty() {
+            images.push(("monitoring.grafana_image", &self.grafana_image));
+        }
+        images
+    }
+}
+
 impl Default for Monitoring {
     fn default() -> Self {
         Self {

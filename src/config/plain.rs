@@ -48,16 +48,9 @@ pub(super) fn check(config: &Config) -> Result<()> {
 }
 
 fn check_monitoring(monitoring: &Monitoring) -> Result<()> {
-    for (name, image) in [
-        ("prometheus", &monitoring.prometheus_image),
-        ("postgres_exporter", &monitoring.postgres_exporter_image),
-        ("redis_exporter", &monitoring.redis_exporter_image),
-        ("node_exporter", &monitoring.node_exporter_image),
-        ("grafana", &monitoring.grafana_image),
-    ] {
-        let is_none = name == "grafana" && image.is_empty();
-        let key = format!("docker.monitoring.{name}_image");
-        let is_one = is_none || is_name(image, "._/:@-");
+    for (name, image) in monitoring.images() {
+        let key = format!("docker.{name}");
+        let is_one = is_name(image, "._/:@-");
         require(is_one, &key, image, "the name of an image")?;
     }
     let keep = &monitoring.keep;
