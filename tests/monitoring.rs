@@ -215,9 +215,9 @@ impl Prometheus {
         assert_eq!(rules.len(), written.sum::<usize>());
         let wrong = rules.iter().filter(|rule| rule["health"] == "err");
         assert_eq!(wrong.count(), 0, "{rules:#?}");
-        let fires =
+        let is_alarm =
             |rule: &&&Value| rule["state"] == "firing" && rule["labels"]["severity"] == "critical";
-        let firing: Vec<&&Value> = rules.iter().filter(fires).collect();
+        let firing: Vec<&&Value> = rules.iter().filter(is_alarm).collect();
         assert!(firing.is_empty(), "a stack that is well: {firing:#?}");
     }
 }
