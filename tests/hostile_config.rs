@@ -117,6 +117,8 @@ fn names_that_are_something_else_are_refused() {
         "docker.elasticsearch_image",
         "docker.java_image",
         "docker.gateway.image",
+        "docker.monitoring.prometheus_image",
+        "docker.monitoring.grafana_image",
         "server.version",
         "server.heap",
     ] {

@@ -168,7 +168,7 @@ fn rules_and_dashboard_ask_for_what_is_told() {
     let known: BTreeSet<String> = known.map(|name| (*name).to_owned()).collect();
     let rules = std::fs::read_to_string(rules).unwrap();
     assert!(names_in(&rules).is_subset(&known), "{:?}", names_in(&rules));
-    let dashboard = std::fs::read_to_string(deploy("grafana-dashboard.json")).unwrap();
+    let dashboard = std::fs::read_to_string(deploy("dashboards/backups.json")).unwrap();
     let shown: Value = serde_json::from_str(&dashboard).unwrap();
     let asked: Vec<&str> = shown["panels"]
         .as_array()

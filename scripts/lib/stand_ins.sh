@@ -16,6 +16,10 @@ declare -A OFFICIAL_IMAGE=(
     [java]=eclipse-temurin:21-jre
     [elasticsearch]=docker.elastic.co/elasticsearch/elasticsearch:7.17.15
     [gateway]=quay.io/oauth2-proxy/oauth2-proxy:$K1OPS_GATEWAY_VERSION-alpine
+    [prometheus]=prom/prometheus:v3.5.0
+    [postgres_exporter]=prometheuscommunity/postgres-exporter:v0.18.1
+    [redis_exporter]=oliver006/redis_exporter:v1.74.0-alpine
+    [node_exporter]=prom/node-exporter:v1.9.1
 )
 declare -A STAND_IN=(
     [postgres]=$K1OPS_TESTBED_PREFIX/postgres:15
@@ -24,10 +28,15 @@ declare -A STAND_IN=(
     [java]=$K1OPS_TESTBED_PREFIX/java:21
     [elasticsearch]=$K1OPS_TESTBED_PREFIX/elasticsearch:7.17.15
     [gateway]=$K1OPS_TESTBED_PREFIX/oauth2-proxy:$K1OPS_GATEWAY_VERSION
+    [prometheus]=$K1OPS_TESTBED_PREFIX/prometheus:2.42
+    [postgres_exporter]=$K1OPS_TESTBED_PREFIX/postgres-exporter:0.11
+    [redis_exporter]=$K1OPS_TESTBED_PREFIX/redis-exporter:1.45
+    [node_exporter]=$K1OPS_TESTBED_PREFIX/node-exporter:1.5
     # Keycloak with a realm for the tests, which no official image has.
     [issuer]=$K1OPS_TESTBED_PREFIX/keycloak:$K1OPS_KEYCLOAK_VERSION
 )
-TESTBED_PARTS=(postgres redis haproxy java elasticsearch gateway issuer)
+TESTBED_PARTS=(postgres redis haproxy java elasticsearch gateway prometheus postgres_exporter redis_exporter
+    node_exporter issuer)
 
 # A registry that did not answer once is not asked again in this run.
 REGISTRY_ANSWERS=

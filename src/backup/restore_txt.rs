@@ -102,7 +102,7 @@ fn volume(name: &str, service: Service, unpack: &str, suffix: &str) -> String {
         Service::Elasticsearch => {
             "a repository of type fs with one snapshot, for Elasticsearch's\n_snapshot API."
         }
-        Service::Server | Service::Balancer | Service::Gateway => "the server's logs.",
+        _ => "the server's logs.",
     };
     format!(
         "

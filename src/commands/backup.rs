@@ -1,6 +1,6 @@
 //! `k1ops backup`.
 
-use super::Context;
+use super::{Context, tell_monitoring};
 use crate::adapters::docker::is_elsewhere;
 use crate::backup::{self, BackupOptions, BackupPlan, BackupReport, PlannedSource};
 use crate::config::Compression;
@@ -87,6 +87,7 @@ pub(super) async fn run(args: &BackupArgs, context: &Context) -> Result<ExitCode
     } else {
         Vec::new()
     };
+    tell_monitoring(&stack, context).await;
     let done = Done {
         report: &report,
         copies: &copies,

@@ -228,6 +228,8 @@ fn after(mut loaded: Loaded, fixes: &[Fix]) -> Loaded {
                 "postgres" => ports.postgres = *port,
                 "redis" => ports.redis = *port,
                 "elasticsearch" => ports.elasticsearch = *port,
+                "prometheus" => ports.prometheus = *port,
+                "grafana" => ports.grafana = *port,
                 _ => {}
             }
             loaded.file = Some(file.clone());

@@ -18,8 +18,8 @@ const POLL: Duration = Duration::from_millis(250);
 /// In tier 2, logs of earlier runs are beside it, numbered from 1, the newest.
 #[derive(Debug, clap::Args)]
 pub struct LogsArgs {
-    /// The service of tier 1 whose log to print: server, balancer, gateway, postgres, redis or
-    /// elasticsearch; or one of several servers by its container's name
+    /// The service of tier 1 whose log to print: server, balancer, gateway, postgres, redis,
+    /// elasticsearch, prometheus or grafana; or one of several servers by its container's name
     service: Option<String>,
     /// Go on with what is appended, until interrupted
     #[arg(short, long)]
@@ -72,8 +72,9 @@ fn which(args: &LogsArgs, stack: &Stack) -> Result<Option<Which>> {
     if word.starts_with(&prefix) {
         return Ok(Some(Which::Called(word.clone())));
     }
-    Err(Error::usage(format!("there is no service {word:?}"))
-        .hint("Name server, balancer, gateway, postgres, redis or elasticsearch."))
+    Err(Error::usage(format!("there is no service {word:?}")).hint(
+        "Name server, balancer, gateway, postgres, redis, elasticsearch, prometheus or grafana.",
+    ))
 }
 
 async fn of_container(

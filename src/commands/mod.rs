@@ -274,6 +274,14 @@ fn after_swap(ui: &Ui, server: Option<&StartedAgain>, requeue_pending: bool, tex
     }
 }
 
+/// Tells monitoring systems how the stack is after what a command did. It does not fail by that.
+async fn tell_monitoring(stack: &Stack, context: &Context) {
+    if let Err(error) = Box::pin(crate::metrics::tell(stack)).await {
+        let message = format!("the monitoring system is not told: {error}");
+        context.events().warning(message);
+    }
+}
+
 /// What backup and repo copy both say of the copies.
 fn show_copies(ui: &Ui, copies: &[CopyReport], text: &mut String) {
     for copy in copies {

@@ -1,10 +1,9 @@
 //! `k1ops schedule`.
 
-use super::Context;
+use super::{Context, tell_monitoring};
 use crate::config::{Loaded, Origin};
 use crate::error::Result;
 use crate::exit_code::ExitCode;
-use crate::metrics::write_textfile;
 use crate::schedule::{
     By, Change, FireOptions, How, InstallPlan, Job, RemovePlan, Run, ScheduleStatus,
     check_freshness, fire, install, plan_install, plan_remove, remove, run_daemon, span, status,
@@ -300,18 +299,6 @@ async fn run_foreground(stack: &Stack, job: &Job, context: &Context) -> Result<E
         text.push_str(&format!("ended after {runs} runs\n"));
     })?;
     Ok(ExitCode::Done)
-}
-
-/// Writes the file for the monitoring system, if there is to be one.
-async fn tell_monitoring(stack: &Stack, context: &Context) {
-    let file = &stack.config.metrics.textfile;
-    if file.as_os_str().is_empty() {
-        return;
-    }
-    if let Err(error) = Box::pin(write_textfile(stack, &stack.base.join(file))).await {
-        let message = format!("the monitoring system is not told: {error}");
-        context.events().warning(message);
-    }
 }
 
 async fn run_check(stack: &Stack, context: &Context) -> Result<ExitCode> {

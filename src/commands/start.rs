@@ -1,7 +1,7 @@
 //! `k1ops start`.
 
-use super::Context;
-use crate::config::TierChoice;
+use super::{Context, tell_monitoring};
+use crate::config::{Switch, TierChoice};
 use crate::error::Result;
 use crate::exit_code::ExitCode;
 use crate::harden;
@@ -42,6 +42,10 @@ pub struct StartArgs {
     /// Run Elasticsearch as well (tier 1)
     #[arg(long)]
     with_elasticsearch: bool,
+    /// Have Prometheus and Grafana watch the stack (tier 1); later starts keep them, until =false
+    #[arg(long, value_name = "BOOL", default_missing_value = "true", num_args = 0..=1,
+          require_equals = true)]
+    with_monitoring: Option<bool>,
     /// Run this many Conductor servers behind a balancer (tier 1); later starts keep the number
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=8))]
     servers: Option<u8>,
@@ -54,6 +58,10 @@ pub struct StartArgs {
 pub(super) async fn run(args: &StartArgs, context: &Context) -> Result<ExitCode> {
     let mut stack = context.stack()?;
     stack.config.docker.elasticsearch |= args.with_elasticsearch;
+    if let Some(wanted) = args.with_monitoring {
+        let switch = if wanted { Switch::On } else { Switch::Off };
+        stack.config.docker.monitoring.run = switch;
+    }
     if let Some(servers) = args.servers {
         let configured = std::mem::replace(&mut stack.config.docker.servers, servers);
         if ![0, servers].contains(&configured) {
@@ -88,6 +96,7 @@ pub(super) async fn run(args: &StartArgs, context: &Context) -> Result<ExitCode>
     if let (Some(server), true) = (&report.server, report.health.is_some() && report.is_well()) {
         restore::requeue_pending(&stack, &server.url, &events, interrupt).await?;
     }
+    tell_monitoring(&stack, context).await;
     context
         .ui
         .result(&report, |ui, text| show(&report, ui, text))?;

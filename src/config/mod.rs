@@ -8,6 +8,7 @@ mod copies;
 mod edit;
 mod gateway;
 mod layers;
+mod monitoring;
 mod plain;
 mod redact;
 mod servers;
@@ -17,6 +18,7 @@ pub use copies::RepositoryCopy;
 pub use edit::with_value;
 pub use gateway::Gateway;
 pub use layers::{Explained, FILE_NAME, Loaded, Origin, Overrides, load};
+pub use monitoring::{Monitoring, Switch};
 pub use redact::{Hidden, Secret, redact_url};
 pub use servers::{Database, Redis};
 
@@ -87,6 +89,10 @@ pub struct Ports {
     pub redis: u16,
     /// Elasticsearch (docker tier, if enabled).
     pub elasticsearch: u16,
+    /// Prometheus (docker tier, if enabled).
+    pub prometheus: u16,
+    /// Grafana (docker tier, if enabled).
+    pub grafana: u16,
 }
 
 /// The Conductor server, in whichever tier it runs.
@@ -167,6 +173,8 @@ pub struct Docker {
     pub tls: GivenTls,
     /// The login before Conductor (production).
     pub gateway: Gateway,
+    /// What watches the stack.
+    pub monitoring: Monitoring,
 }
 
 /// Where archives are kept.
@@ -297,7 +305,7 @@ pub struct Schedule {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Metrics {
-    /// A file for node exporter's textfile collector, written after each scheduled run and each hourly
+    /// A file for node exporter's textfile collector, written after each start, backup, scheduled run and hourly
     /// check; empty: none.
     pub textfile: PathBuf,
 }
@@ -397,6 +405,8 @@ impl Default for Ports {
             postgres: 5432,
             redis: 6379,
             elasticsearch: 9200,
+            prometheus: 9090,
+            grafana: 3000,
         }
     }
 }
@@ -433,6 +443,7 @@ impl Default for Docker {
             compose: String::new(),
             tls: GivenTls::default(),
             gateway: Gateway::default(),
+            monitoring: Monitoring::default(),
         }
     }
 }

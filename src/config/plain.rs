@@ -1,7 +1,7 @@
 //! Values that become parts of addresses, file names and what other programs are told: they are what
 //! they seem, or the configuration is refused before anything runs.
 
-use super::Config;
+use super::{Config, Monitoring};
 use crate::error::{Error, Result};
 
 /// Fails unless every such value is plain.
@@ -17,6 +17,7 @@ pub(super) fn check(config: &Config) -> Result<()> {
     ] {
         require(is_name(image, "._/:@-"), key, image, "the name of an image")?;
     }
+    check_monitoring(&docker.monitoring)?;
     require(
         is_name(&docker.prefix, "._-"),
         "docker.prefix",
@@ -45,6 +46,17 @@ pub(super) fn check(config: &Config) -> Result<()> {
         docker.gateway.check()?;
     }
     Ok(())
+}
+
+fn check_monitoring(monitoring: &Monitoring) -> Result<()> {
+    for (name, image) in monitoring.images() {
+        let key = format!("docker.{name}");
+        let is_one = is_name(image, "._/:@-");
+        require(is_one, &key, image, "the name of an image")?;
+    }
+    let keep = &monitoring.keep;
+    let key = "docker.monitoring.keep";
+    require(is_name(keep, ""), key, keep, "a time such as 15d")
 }
 
 fn require(is_plain: bool, key: &str, value: &str, what: &str) -> Result<()> {

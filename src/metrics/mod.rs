@@ -289,6 +289,19 @@ pub async fn write_textfile(stack: &Stack, file: &Path) -> Result<Metrics> {
     Ok(metrics)
 }
 
+/// Tells the monitoring systems that there are, each in its file: the one that is configured, and the
+/// stack's own. Fails in the end if one could not be told.
+pub async fn tell(stack: &Stack) -> Result<()> {
+    let configured = &stack.config.metrics.textfile;
+    let configured = (!configured.as_os_str().is_empty()).then(|| stack.base.join(configured));
+    let own = stack::docker::monitoring::textfile(stack)?;
+    let mut told = Ok(());
+    for file in configured.iter().chain(&own) {
+        told = told.and(write_textfile(stack, file).await.map(drop));
+    }
+    told
+}
+
 /// A metric that has several label values is described before the first of them only.
 fn once_described(text: &str) -> String {
     let mut seen = std::collections::HashSet::new();

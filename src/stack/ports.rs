@@ -12,5 +12,7 @@ pub fn free_ports() -> Result<Ports> {
         postgres: free()?,
         redis: free()?,
         elasticsearch: free()?,
+        prometheus: free()?,
+        grafana: free()?,
     })
 }

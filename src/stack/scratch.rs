@@ -2,7 +2,7 @@
 
 use super::{Remembered, ServerState, Stack, free_ports};
 use crate::adapters::process::{Identity, Signal};
-use crate::config::{Config, Database, Gateway, Repository};
+use crate::config::{Config, Database, Gateway, Repository, Switch};
 use crate::error::{Context, Result};
 use std::path::Path;
 use tempfile::TempDir;
@@ -46,6 +46,7 @@ impl ScratchStack {
             .map_or_else(String::new, |name| name.to_string_lossy().to_lowercase());
         // One shows what is to be seen.
         config.docker.servers = 1;
+        config.docker.monitoring.run = Switch::Off;
         config.ports = free_ports()?;
         config.repository = Repository::default();
         config.database = Database {

@@ -6,7 +6,7 @@ use super::sample::{SERVICES, Sample, Sampler};
 use crate::adapters::docker::Engine;
 use crate::adapters::process::{Identity, Signal, own_program};
 use crate::conductor::Client;
-use crate::config::{Config, Database, Loaded, Repository, TierChoice};
+use crate::config::{Config, Database, Loaded, Repository, Switch, TierChoice};
 use crate::error::{Context, Error, Result};
 use crate::plan::{Plan, WorkflowView};
 use crate::stack::{Remembered, ServerState, Stack, Tier, docker};
@@ -416,6 +416,7 @@ fn config(loaded: &Loaded, tier: Tier, folder: &Path) -> Result<Config> {
         Tier::Direct => TierChoice::Direct,
     };
     config.ports = crate::stack::free_ports()?;
+    config.docker.monitoring.run = Switch::Off;
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
     config.docker.prefix = name.to_lowercase();
     config.repository = Repository::default();

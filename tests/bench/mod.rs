@@ -50,7 +50,7 @@ impl Bench {
             folder: tempfile::tempdir().unwrap(),
             prefix: format!("k1test{}n{number}", std::process::id()),
             port: free_port(),
-            others: vec![free_port(), free_port()],
+            others: vec![free_port(), free_port(), free_port()],
         };
         let text = format!(
             "tier = 'docker'\n{settings}\n[ports]\nconductor = {}\npostgres = {}\nredis = {}\n",
@@ -75,6 +75,7 @@ impl Bench {
             .env("K1OPS_DOCKER_JAVA_IMAGE", testbed("JAVA_IMAGE"))
             .env("K1OPS_DOCKER_BALANCER_IMAGE", testbed("HAPROXY_IMAGE"))
             .env("K1OPS_DOCKER_GATEWAY_IMAGE", testbed("GATEWAY_IMAGE"))
+            .env("K1OPS_PORTS_PROMETHEUS", self.others[2].to_string())
             .env("K1OPS_SERVER_HEALTH_TIMEOUT", "400")
             .stdin(Stdio::null());
         command

@@ -135,7 +135,7 @@ impl WorkflowArgs {
 /// Does it.
 pub(super) async fn run(args: WorkflowArgs, context: &Context) -> Result<ExitCode> {
     match args.what {
-        What::Run(args) => run_plan(&args, context).await,
+        What::Run(args) => Box::pin(run_plan(&args, context)).await,
         What::Watch(args) => watch(&args.id, context).await,
         What::List(args) => list(&args, context).await,
         What::Show(args) => {

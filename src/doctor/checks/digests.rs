@@ -40,6 +40,9 @@ async fn look(patient: &Patient) -> Result<Examined> {
     if config.gateway.is_configured() {
         named.push(("gateway.image", config.gateway.image.as_str()));
     }
+    if patient.deployment()?.settings.has_monitoring() {
+        named.extend(config.monitoring.images());
+    }
     let engine = patient.engine_soon().await;
     let mut examined = Examined::default();
     for (key, name) in named {

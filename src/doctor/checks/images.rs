@@ -45,6 +45,10 @@ async fn look(patient: &Patient) -> Result<Examined> {
     if patient.deployment()?.settings.has_gateway() {
         wanted.push((Service::Gateway, &config.gateway.image));
     }
+    let settings = patient.deployment()?.settings;
+    for service in Service::MONITORING {
+        wanted.extend(settings.image(service).map(|image| (service, image)));
+    }
     let containers = patient.docker().await;
     let mut examined = Examined::default();
     let mut missing = Vec::new();

@@ -4,7 +4,7 @@ use super::{quoted, word};
 use crate::adapters::docker::is_elsewhere;
 use crate::adapters::port::{self, Holder, Listening};
 use crate::adapters::published::Published;
-use crate::config::Origin;
+use crate::config::{Origin, Switch};
 use crate::doctor::{Check, Examined, Finding, Fix, Group, Looking, Patient, Scrubber};
 use crate::error::{ErrorKind, Result};
 use crate::stack::docker::Service;
@@ -100,6 +100,13 @@ async fn wanted(patient: &Patient) -> Result<Vec<Wanted>> {
             add(Service::Redis, ports.redis);
             if patient.stack.config.docker.elasticsearch {
                 add(Service::Elasticsearch, ports.elasticsearch);
+            }
+            let monitoring = &patient.stack.config.docker.monitoring;
+            if monitoring.run == Switch::On {
+                add(Service::Prometheus, ports.prometheus);
+                if !monitoring.grafana_image.is_empty() {
+                    add(Service::Grafana, ports.grafana);
+                }
             }
             Ok(wanted)
         }

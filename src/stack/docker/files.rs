@@ -7,6 +7,7 @@
 use super::Secrets;
 use super::gateway::GatewayFiles;
 use super::image::User;
+use super::monitoring;
 use super::names::Service;
 use super::roles::Role;
 use super::settings::Settings;
@@ -78,16 +79,16 @@ pub fn effective(folder: &Path, name: &str) -> Vec<u8> {
 
 /// A file that belongs into the folder of the Compose file.
 #[derive(Debug, Clone)]
-struct Wanted {
+pub(super) struct Wanted {
     name: String,
     contents: Vec<u8>,
     mode: u32,
-    owner: Option<User>,
-    secret: bool,
+    pub(super) owner: Option<User>,
+    pub(super) secret: bool,
 }
 
 impl Wanted {
-    fn new(name: &str, contents: impl Into<Vec<u8>>, mode: u32) -> Self {
+    pub(super) fn new(name: &str, contents: impl Into<Vec<u8>>, mode: u32) -> Self {
         Self {
             name: name.to_owned(),
             contents: contents.into(),
@@ -150,8 +151,12 @@ impl Plan {
         user: User,
     ) -> Result<Self> {
         let record = read_record(folder)?;
-        let files = wanted(folder, config, settings, secrets, tls, gateway, user)
+        let authority = tls.map(Tls::authority);
+        let mut settings = settings.clone();
+        let watching = monitoring::files(folder, &mut settings, secrets, authority, user)?;
+        let files = wanted(folder, config, &settings, secrets, tls, gateway, user)
             .into_iter()
+            .chain(watching)
             .map(|wanted| planned(folder, wanted, &record))
             .collect::<Result<_>>()?;
         Ok(Self {
@@ -203,6 +208,7 @@ impl Plan {
                 record.insert(file.wanted.name.clone(), digest(&file.wanted.contents));
             }
         }
+        monitoring::open_folders(&self.folder)?;
         let mut text = serde_json::to_vec_pretty(&record).context(|| "the record is not JSON")?;
         text.push(b'\n');
         let path = self.folder.join(RECORD);

@@ -9,6 +9,7 @@ pub mod files;
 mod gateway;
 mod image;
 mod journal;
+pub mod monitoring;
 mod names;
 mod preflight;
 pub mod roles;
@@ -45,7 +46,7 @@ use crate::adapters::docker::{Container, Engine, port_here};
 use crate::adapters::fs;
 use crate::adapters::oauth::Tokens;
 use crate::conductor::Client;
-use crate::config::{self, Database, Profile};
+use crate::config::{self, Database, Profile, Switch};
 use crate::error::{Context, Error, Result};
 use crate::event::Events;
 use crate::interrupt::Interrupt;
@@ -151,6 +152,11 @@ impl Deployment {
         let mut config = stack.config.clone();
         if config.docker.servers == 0 {
             config.docker.servers = live.as_ref().map_or(1, Settings::servers);
+        }
+        if config.docker.monitoring.run == Switch::Auto
+            && live.as_ref().is_some_and(Settings::has_monitoring)
+        {
+            config.docker.monitoring.run = Switch::On;
         }
         servers::check(&config)?;
         let mut settings = Settings::of(&config, image);

@@ -21,17 +21,41 @@ pub enum Service {
     Balancer,
     /// What asks for a login before Conductor.
     Gateway,
+    /// What tells Prometheus about `PostgreSQL`.
+    PostgresExporter,
+    /// What tells Prometheus about Redis.
+    RedisExporter,
+    /// What tells Prometheus about backups.
+    NodeExporter,
+    /// Prometheus, if the stack is watched.
+    Prometheus,
+    /// Grafana, before Prometheus.
+    Grafana,
 }
 
 impl Service {
     /// All of them, each after those that it needs.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 11] = [
         Self::Postgres,
         Self::Redis,
         Self::Elasticsearch,
         Self::Server,
         Self::Balancer,
         Self::Gateway,
+        Self::PostgresExporter,
+        Self::RedisExporter,
+        Self::NodeExporter,
+        Self::Prometheus,
+        Self::Grafana,
+    ];
+
+    /// Those that watch the others. What they keep is in no backup.
+    pub const MONITORING: [Self; 5] = [
+        Self::PostgresExporter,
+        Self::RedisExporter,
+        Self::NodeExporter,
+        Self::Prometheus,
+        Self::Grafana,
     ];
 
     /// Those that keep something in a volume.
@@ -52,6 +76,11 @@ impl Service {
             Self::Server => "conductor-server",
             Self::Balancer => "balancer",
             Self::Gateway => "gateway",
+            Self::PostgresExporter => "postgres-exporter",
+            Self::RedisExporter => "redis-exporter",
+            Self::NodeExporter => "node-exporter",
+            Self::Prometheus => "prometheus",
+            Self::Grafana => "grafana",
         }
     }
 
@@ -81,6 +110,11 @@ impl Service {
             Self::Elasticsearch => 9200,
             Self::Server | Self::Balancer => 8080,
             Self::Gateway => 8443,
+            Self::PostgresExporter => 9187,
+            Self::RedisExporter => 9121,
+            Self::NodeExporter => 9100,
+            Self::Prometheus => 9090,
+            Self::Grafana => 3000,
         }
     }
 
@@ -103,6 +137,12 @@ impl Service {
             Self::Redis => "ports.redis",
             Self::Elasticsearch => "ports.elasticsearch",
             Self::Server | Self::Balancer | Self::Gateway => "ports.conductor",
+            // What the exporters tell leads to Prometheus alone.
+            Self::PostgresExporter
+            | Self::RedisExporter
+            | Self::NodeExporter
+            | Self::Prometheus => "ports.prometheus",
+            Self::Grafana => "ports.grafana",
         }
     }
 
@@ -111,7 +151,8 @@ impl Service {
     pub fn grace(self, config: &Config) -> Duration {
         Duration::from_secs(match self {
             Self::Postgres => 120,
-            Self::Redis | Self::Balancer | Self::Gateway => 30,
+            Self::Redis | Self::Balancer | Self::Gateway | Self::Prometheus | Self::Grafana => 30,
+            Self::PostgresExporter | Self::RedisExporter | Self::NodeExporter => 10,
             Self::Elasticsearch => 60,
             Self::Server => config.server.stop_timeout,
         })
@@ -155,6 +196,12 @@ impl Names {
             Service::Elasticsearch => "elasticsearch_data",
             // Balancer and gateway keep nothing. What is behind them keeps this.
             Service::Server | Service::Balancer | Service::Gateway => "logs",
+            // Exporters keep nothing either. Prometheus keeps what they told.
+            Service::PostgresExporter
+            | Service::RedisExporter
+            | Service::NodeExporter
+            | Service::Prometheus => "prometheus_data",
+            Service::Grafana => "grafana_data",
         };
         format!("{}_{what}", self.prefix)
     }
@@ -190,6 +237,8 @@ mod tests {
             "docker-compose.yaml",
             "docker-compose.servers.yaml",
             "docker-compose.gateway.yaml",
+            "docker-compose.monitoring.yaml",
+            "docker-compose.grafana.yaml",
         ]
         .map(|name| super::super::files::embedded(name).unwrap().to_vec())
         .map(|text| String::from_utf8(text).unwrap())
@@ -200,12 +249,18 @@ mod tests {
             assert!(compose.contains(&format!("\n  {}:\n", service.key())));
             let container = format!("container_name: {}\n", names.container(service));
             assert!(compose.contains(&container), "{container}");
-            let volume = Names::new("conductor").volume(service);
-            assert!(
-                compose.contains(&format!("_VOLUME:-{volume}}}\n")),
-                "{volume}"
-            );
-            assert!(compose.contains(&format!(":{}\"\n", service.inner_port())));
+            if Service::MONITORING.contains(&service) {
+                let volume = format!("name: {}\n", names.volume(service));
+                assert!(compose.contains(&volume), "{volume}");
+            } else {
+                let volume = Names::new("conductor").volume(service);
+                let volume = format!("_VOLUME:-{volume}}}\n");
+                assert!(compose.contains(&volume), "{volume}");
+            }
+            // Published, or asked by the exporter's own health check.
+            let port = service.inner_port();
+            let is_there = [format!(":{port}\"\n"), format!("127.0.0.1:{port}/")];
+            assert!(is_there.iter().any(|port| compose.contains(port)), "{port}");
         }
         assert!(compose.contains(&format!("name: {}\n", names.network())));
     }

@@ -159,7 +159,7 @@ fn password(file: &Path, keep: bool) -> Result<Secret> {
 }
 
 /// 244 random bits, in characters that need no quoting anywhere.
-fn generated() -> String {
+pub(super) fn generated() -> String {
     format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple())
 }
 

@@ -4,7 +4,7 @@
 use super::image::ensure_pulled;
 use super::secrets::open_to_mapped_users;
 use super::wait::{Patience, until_healthy};
-use super::{Deployment, Service, diagnose, expected_image, plan, preflight, roles};
+use super::{Deployment, Service, diagnose, expected_image, monitoring, plan, preflight, roles};
 use crate::adapters::compose::Compose;
 use crate::adapters::docker::{Engine, is_elsewhere};
 use crate::adapters::postgres::Session;
@@ -102,7 +102,16 @@ impl Database<'_> {
     async fn open(&self) -> Result<()> {
         self.make_password_fit().await?;
         roles::settle(self.deployment, self.events).await?;
-        self.allow_replication().await
+        self.allow_replication().await?;
+        self.let_monitoring_in().await
+    }
+
+    async fn let_monitoring_in(&self) -> Result<()> {
+        if !self.deployment.settings.has_monitoring() {
+            return Ok(());
+        }
+        let session = Session::open(&self.deployment.database()?).await?;
+        monitoring::let_in(self.deployment, &session).await
     }
 
     /// A volume that came from a backup, or from before the secrets were lost, has another

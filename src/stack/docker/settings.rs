@@ -2,8 +2,9 @@
 //! from one host to the next, and no secret.
 
 use super::image::ServerImage;
+use super::monitoring;
 use super::names::{Names, Service};
-use crate::config::{Config, Ports, Profile};
+use crate::config::{Config, Ports, Profile, Switch};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -33,10 +34,9 @@ impl Settings {
         set("COMPOSE_PROJECT_NAME", config.docker.prefix.clone());
         set("K1_PREFIX", config.docker.prefix.clone());
         for service in Service::WITH_VOLUME {
-            set(
-                port_name(service),
-                port_of(&config.ports, service).to_string(),
-            );
+            if let Some(name) = port_name(service) {
+                set(name, port_of(&config.ports, service).to_string());
+            }
         }
         set("K1_POSTGRES_IMAGE", config.docker.postgres_image.clone());
         set("K1_REDIS_IMAGE", config.docker.redis_image.clone());
@@ -62,6 +62,10 @@ impl Settings {
                 set("K1_GATEWAY_IMAGE", config.docker.gateway.image.clone());
             }
         }
+        if config.docker.monitoring.run == Switch::On {
+            values.extend(monitoring::settings(config));
+        }
+        let mut set = |name: &str, value: String| values.insert(name.to_owned(), value);
         if config.docker.elasticsearch {
             set("COMPOSE_PROFILES", "elasticsearch".to_owned());
         }
@@ -180,6 +184,7 @@ impl Settings {
         if self.has_gateway() {
             files.push(GATEWAY);
         }
+        files.extend(monitoring::compose_files(self));
         files
     }
 
@@ -207,6 +212,11 @@ impl Settings {
             Service::Server => "K1_SERVER_IMAGE",
             Service::Balancer => "K1_BALANCER_IMAGE",
             Service::Gateway => "K1_GATEWAY_IMAGE",
+            Service::PostgresExporter => "K1_POSTGRES_EXPORTER_IMAGE",
+            Service::RedisExporter => "K1_REDIS_EXPORTER_IMAGE",
+            Service::NodeExporter => "K1_NODE_EXPORTER_IMAGE",
+            Service::Prometheus => "K1_PROMETHEUS_IMAGE",
+            Service::Grafana => "K1_GRAFANA_IMAGE",
         })
     }
 
@@ -214,6 +224,12 @@ impl Settings {
     #[must_use]
     pub fn has_gateway(&self) -> bool {
         self.image(Service::Gateway).is_some()
+    }
+
+    /// Whether the stack is watched.
+    #[must_use]
+    pub fn has_monitoring(&self) -> bool {
+        self.image(Service::Prometheus).is_some()
     }
 
     /// The service that answers for Conductor within the stack's network: the server itself, or what
@@ -261,7 +277,7 @@ impl Settings {
         if is_conductor && service != self.front() {
             return None;
         }
-        self.get(port_name(service))?.parse().ok()
+        self.get(port_name(service)?)?.parse().ok()
     }
 
     /// Whether Elasticsearch runs as well.
@@ -281,17 +297,21 @@ impl Settings {
                 Service::Balancer => self.servers() > 1,
                 Service::Gateway => self.has_gateway(),
                 Service::Postgres | Service::Redis | Service::Server => true,
+                watching => self.image(watching).is_some(),
             })
             .collect()
     }
 }
 
-fn port_name(service: Service) -> &'static str {
+fn port_name(service: Service) -> Option<&'static str> {
     match service {
-        Service::Postgres => "K1_POSTGRES_PORT",
-        Service::Redis => "K1_REDIS_PORT",
-        Service::Elasticsearch => "K1_ELASTICSEARCH_PORT",
-        Service::Server | Service::Balancer | Service::Gateway => "K1_CONDUCTOR_PORT",
+        Service::Postgres => Some("K1_POSTGRES_PORT"),
+        Service::Redis => Some("K1_REDIS_PORT"),
+        Service::Elasticsearch => Some("K1_ELASTICSEARCH_PORT"),
+        Service::Server | Service::Balancer | Service::Gateway => Some("K1_CONDUCTOR_PORT"),
+        Service::Prometheus => Some("K1_PROMETHEUS_PORT"),
+        Service::Grafana => Some("K1_GRAFANA_PORT"),
+        Service::PostgresExporter | Service::RedisExporter | Service::NodeExporter => None,
     }
 }
 
@@ -303,16 +323,26 @@ fn digest_names(service: Service) -> Option<(&'static str, &'static str)> {
         Service::Server => Some(("K1_CONFIG_DIGEST", "CONDUCTOR_CONFIG_DIGEST")),
         Service::Balancer => Some(("K1_BALANCER_DIGEST", "K1_DIGEST")),
         Service::Gateway => Some(("K1_GATEWAY_DIGEST", "K1_DIGEST")),
-        Service::Elasticsearch => None,
+        Service::PostgresExporter => Some(("K1_POSTGRES_EXPORTER_DIGEST", "K1_DIGEST")),
+        Service::RedisExporter => Some(("K1_REDIS_EXPORTER_DIGEST", "K1_DIGEST")),
+        Service::Prometheus => Some(("K1_PROMETHEUS_DIGEST", "K1_DIGEST")),
+        Service::Grafana => Some(("K1_GRAFANA_DIGEST", "K1_DIGEST")),
+        Service::Elasticsearch | Service::NodeExporter => None,
     }
 }
 
+/// The volume that a restore may put another one in the place of. What watches the stack has none.
 fn volume_name(service: Service) -> &'static str {
     match service {
         Service::Postgres => "K1_POSTGRES_VOLUME",
         Service::Redis => "K1_REDIS_VOLUME",
         Service::Elasticsearch => "K1_ELASTICSEARCH_VOLUME",
         Service::Server | Service::Balancer | Service::Gateway => "K1_LOGS_VOLUME",
+        Service::PostgresExporter
+        | Service::RedisExporter
+        | Service::NodeExporter
+        | Service::Prometheus => "K1_PROMETHEUS_VOLUME",
+        Service::Grafana => "K1_GRAFANA_VOLUME",
     }
 }
 
@@ -322,6 +352,11 @@ fn port_of(ports: &Ports, service: Service) -> u16 {
         Service::Redis => ports.redis,
         Service::Elasticsearch => ports.elasticsearch,
         Service::Server | Service::Balancer | Service::Gateway => ports.conductor,
+        Service::PostgresExporter
+        | Service::RedisExporter
+        | Service::NodeExporter
+        | Service::Prometheus => ports.prometheus,
+        Service::Grafana => ports.grafana,
     }
 }
 

@@ -8,7 +8,8 @@ use super::services::{Services, said};
 use super::undo::Before;
 use super::wait::Patience;
 use super::{
-    Deployment, Ready, Service, ServiceStatus, expected_image, image_of, plan, preflight, roles,
+    Deployment, Ready, Service, ServiceStatus, expected_image, image_of, monitoring, plan,
+    preflight, roles,
 };
 use crate::adapters::docker::Engine;
 use crate::config::Profile;
@@ -285,14 +286,16 @@ impl Run<'_> {
         };
         begun?;
         let patience = self.patience(first_boot || earlier.new_volumes.contains(&volume));
-        self.bring_up_conductor(patience).await
+        self.bring_up_conductor(patience).await?;
+        self.bring_up_monitoring().await
     }
 
     /// The servers, and then what asks for a login before them.
     async fn bring_up_conductor(&self, patience: Patience) -> Result<()> {
         let has_gateway = self.deployment.settings.has_gateway();
         if !has_gateway {
-            self.remove_gateway().await?;
+            // It holds the port that the server is to be reached by.
+            self.remove(Service::Gateway).await?;
         }
         let services = self.services();
         if self.options.rolling {
@@ -311,15 +314,40 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// A gateway that is not wanted any more holds the port that the server is to be reached by.
-    async fn remove_gateway(&self) -> Result<()> {
+    /// What watches the stack, when there is something to be seen.
+    async fn bring_up_monitoring(&self) -> Result<()> {
+        let wanted = self.deployment.settings.services();
+        let (on, off): (Vec<_>, Vec<_>) = Service::MONITORING
+            .into_iter()
+            .partition(|service| wanted.contains(service));
+        for service in off {
+            self.remove(service).await?;
+        }
+        if on.is_empty() {
+            return Ok(());
+        }
+        self.services().up(&on).await?;
+        if self.options.wait {
+            for &service in &on {
+                let patience = self.patience(true);
+                self.services().wait(service, patience).await?;
+            }
+        }
+        for note in monitoring::places(&self.deployment) {
+            self.events.note(note);
+        }
+        Ok(())
+    }
+
+    /// Takes a container away that is not wanted any more.
+    async fn remove(&self, service: Service) -> Result<()> {
         let engine = &self.ready.engine;
-        let Some(gateway) = self.deployment.container(engine, Service::Gateway).await? else {
+        let Some(container) = self.deployment.container(engine, service).await? else {
             return Ok(());
         };
-        let grace = Service::Gateway.grace(&self.stack.config);
-        engine.stop_container(&gateway.name, grace).await?;
-        engine.remove_container(&gateway.name).await
+        let grace = service.grace(&self.stack.config);
+        engine.stop_container(&container.name, grace).await?;
+        engine.remove_container(&container.name).await
     }
 
     /// What keeps data comes first, so that the database is known to be well, and to let us in,

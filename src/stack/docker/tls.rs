@@ -194,6 +194,11 @@ impl Tls {
         files
     }
 
+    /// The certificate that all others are verified by.
+    pub(super) fn authority(&self) -> &str {
+        &self.authority
+    }
+
     /// What changes whenever a service has to be started anew for its certificate.
     pub(super) fn digest(&self, service: Service) -> String {
         let mut digest = Sha256::new();
