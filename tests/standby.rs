@@ -393,6 +393,14 @@ fn a_reader_that_is_in_the_way_of_the_replay_goes_to_the_primary() {
     assert!(said.contains("hot_standby_feedback = on"), "{said}");
     assert!(standby_of(&report).is_null(), "{report}");
     assert_eq!(report["rows"], 10000, "the primary's rows");
+    let place = pair.sandbox.path().join("elsewhere.tar");
+    let (again, said) = {
+        primary.sql("INSERT INTO t SELECT generate_series(1, 20000)");
+        pair.settle();
+        pair.back_up(&["--output", place.to_str().unwrap()], &[meddled])
+    };
+    assert!(said.contains("could not be read to the end"), "{said}");
+    assert_eq!(again["archive"], place.to_str().unwrap());
     let conflicts = "SELECT sum(confl_snapshot) > 0 FROM pg_stat_database_conflicts";
     until("there was a conflict", || standby.sql(conflicts) == "t");
 

@@ -17,13 +17,16 @@ use crate::config::ProofKind;
 use crate::error::Result;
 use crate::event::Events;
 use crate::interrupt::Interrupt;
-use crate::repository::{Purpose, Repository, WriteAccess, describe};
+use crate::repository::{Purpose, Repository, WriteAccess, describe, partial_of};
 use crate::stack::docker::{Deployment, Lent, Role, Service, lend_database};
 use crate::stack::{Remembered, ServerState, Stack, Tier};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How long a broken-off attempt may take to remove what it wrote.
+const LETTING_GO: Duration = Duration::from_secs(10);
 
 /// A source that is in the archive.
 #[derive(Debug, Clone, Serialize)]
@@ -109,7 +112,7 @@ pub async fn take(
         access: access.as_ref(),
     };
     let manifest = match room::check(stack, &plan, &repository, events).await {
-        Ok(()) => write_from_either(stack, &plan, &place, events, interrupt).await,
+        Ok(()) => write_from_either(stack, &mut plan, &place, events, interrupt).await,
         Err(error) => Err(error),
     };
     if let Some(lent) = lent {
@@ -236,7 +239,7 @@ fn scratch(stack: &Stack, plan: &BackupPlan) -> Result<PathBuf> {
 /// Writes everything, from a standby first if there is one; on failure nothing is left.
 async fn write_from_either(
     stack: &Stack,
-    plan: &BackupPlan,
+    plan: &mut BackupPlan,
     target: &Target<'_>,
     events: &Events,
     interrupt: &Interrupt,
@@ -244,11 +247,27 @@ async fn write_from_either(
     let reading = reading(stack, plan, events).await?;
     match write(stack, plan, target, reading.as_ref(), events, interrupt).await {
         Err(error) if reading.is_some_and(|from| from.may_be_at_fault(&error, events)) => {
+            move_on(plan, target).await?;
             let primary = Reading::primary(stack.database_address()?);
             write(stack, plan, target, Some(&primary), events, interrupt).await
         }
         written => written,
     }
+}
+
+/// Has another attempt be in nobody's way: tasks of the first that were broken off may be about to remove what it wrote.
+async fn move_on(plan: &mut BackupPlan, target: &Target<'_>) -> Result<()> {
+    if target.access.is_some() {
+        let later = plan.started_at + chrono::TimeDelta::seconds(1);
+        plan.started_at = later.max(chrono::Utc::now());
+        plan.archive = free_place(target.repository, plan)?;
+        return Ok(());
+    }
+    let (begun, partial) = (Instant::now(), partial_of(&plan.archive));
+    while partial.exists() && begun.elapsed() < LETTING_GO {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
 }
 
 /// The server whose database is read, if one is.
