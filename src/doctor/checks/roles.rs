@@ -17,7 +17,8 @@ const WRITE: &str = "DELETE FROM public.k1_workflow_metadata WHERE false";
 const READ_PASSWORDS: &str = "SELECT rolpassword FROM pg_catalog.pg_authid";
 const MAKE_TABLE: &str = "CREATE TABLE public.k1_doctor_probe ()";
 const MAKE_ROLE: &str = "CREATE ROLE k1_doctor_probe";
-const RUN_PROGRAM: &str = "COPY (SELECT 1) TO PROGRAM 'true'";
+// One that ended before it was given anything would be an error of another kind.
+const RUN_PROGRAM: &str = "COPY (SELECT 1) TO PROGRAM 'cat > /dev/null'";
 /// Whoever may only read by default says that it writes.
 const TURNED_OFF: &str = "SET TRANSACTION READ WRITE";
 const AS_IT_IS: &str = "";
