@@ -298,6 +298,7 @@ fn a_stack_on_another_host_is_looked_at_and_backed_up_through_ssh() {
 /// An engine of its own that speaks TLS, with certificates for it and for its users.
 struct Far {
     child: Child,
+    bridge: String,
     port: u16,
     folder: TempDir,
 }
@@ -329,8 +330,13 @@ impl Far {
         std::fs::copy(at("authority").join("ca.pem"), at("silent").join("ca.pem")).unwrap();
         let port = free_port();
         let of = |name: &str| at("engine").join(name).display().to_string();
+        // With none, an engine removes `docker0`, which is another one's. The block is for examples.
+        let bridge = format!("k1far{}", std::process::id());
+        succeed(as_root("ip").args(["link", "add", &bridge, "type", "bridge"]));
+        succeed(as_root("ip").args(["addr", "add", "203.0.113.1/30", "dev", &bridge]));
         let child = as_root("dockerd")
-            .args(["--bridge=none", "--iptables=false", "--ip6tables=false"])
+            .args(["--bridge", &bridge, "--iptables=false", "--ip6tables=false"])
+            .args(["--ip-forward=false", "--ip-masq=false"])
             .args(["--storage-driver=vfs", "--data-root"])
             .arg(at("data"))
             .arg("--exec-root")
@@ -348,6 +354,7 @@ impl Far {
             .unwrap();
         let far = Self {
             child,
+            bridge,
             port,
             folder,
         };
@@ -385,6 +392,7 @@ impl Drop for Far {
         let pid = std::fs::read_to_string(self.folder.path().join("pid")).unwrap_or_default();
         let _ = as_root("kill").arg(pid.trim()).status();
         let _ = self.child.wait();
+        let _ = as_root("ip").args(["link", "del", &self.bridge]).status();
         // Its files are root's.
         let _ = as_root("rm")
             .args(["-rf", "--"])
