@@ -40,6 +40,8 @@ struct Load {
     kills: u64,
     /// The shortest time between two kills.
     every: Duration,
+    /// A server is killed when its time has come, also if the other one is not back yet.
+    by_the_clock: bool,
 }
 
 impl Load {
@@ -50,6 +52,7 @@ impl Load {
             time: seconds("SECONDS", 30),
             kills: number("KILLS").unwrap_or(2),
             every: seconds("EVERY", 10),
+            by_the_clock: number("BY_THE_CLOCK") == Some(1),
         }
     }
 }
@@ -271,22 +274,40 @@ fn servers_die(bench: &Bench, load: &Load) {
     );
     assert!(kills > 0);
     each_was_done_once(bench, load.workflows);
-    assert_eq!(unanswered, 0, "a server was there all the time");
+    if load.by_the_clock {
+        all_healthy(bench);
+    } else {
+        assert_eq!(unanswered, 0, "a server was there all the time");
+    }
 }
 
-/// In turn, and none while another one is not back yet.
+/// In turn, and unless it goes by the clock none while another one is not back yet.
 fn kill_one_after_the_other(bench: &Bench, load: &Load) -> u64 {
     let begun = Instant::now();
     let mut kills = 0;
     while kills < load.kills {
-        std::thread::sleep(load.every);
         let all = servers(bench);
-        all_healthy(bench);
-        // The first one is killed however slow the host is.
-        if kills > 0 && number("SECONDS").is_some() && begun.elapsed() > load.time {
-            break;
+        if load.by_the_clock {
+            let due = load.every * u32::try_from(kills + 1).unwrap();
+            if due > load.time {
+                break;
+            }
+            std::thread::sleep(due.saturating_sub(begun.elapsed()));
+        } else {
+            std::thread::sleep(load.every);
+            all_healthy(bench);
+            // The first one is killed however slow the host is.
+            if kills > 0 && number("SECONDS").is_some() && begun.elapsed() > load.time {
+                break;
+            }
         }
-        kill(&all[usize::try_from(kills).unwrap() % all.len()]);
+        let victim = &all[usize::try_from(kills).unwrap() % all.len()];
+        if load.by_the_clock {
+            let states: Vec<_> = all.iter().map(|server| health(server)).collect();
+            let seconds = begun.elapsed().as_secs();
+            eprintln!("{seconds} s: {victim} is killed; {}", states.join(", "));
+        }
+        kill(victim);
         kills += 1;
     }
     kills
@@ -372,6 +393,11 @@ fn kill(container: &str) {
     );
 }
 
+fn health(container: &str) -> String {
+    let said = docker_out(&["inspect", "--format", "{{.State.Health.Status}}", container]);
+    said.trim().to_owned()
+}
+
 fn all_healthy(bench: &Bench) {
     for server in servers(bench) {
         until_healthy(&server);
@@ -380,8 +406,7 @@ fn all_healthy(bench: &Bench) {
 
 fn until_healthy(container: &str) {
     let begun = Instant::now();
-    let health = || docker_out(&["inspect", "--format", "{{.State.Health.Status}}", container]);
-    while health().trim() != "healthy" {
+    while health(container) != "healthy" {
         assert!(
             begun.elapsed() < Duration::from_secs(240),
             "{container} is not healthy"
