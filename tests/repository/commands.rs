@@ -135,7 +135,7 @@ fn a_refusal_says_what_to_do_and_no_secret() {
         "AWS_ACCESS_KEY_ID=k1-test-key\nAWS_SECRET_ACCESS_KEY=hunter3\n",
     )
     .unwrap();
-    let said = scratch.run(&["list"]).failed(1, "cannot be listed");
+    let said = scratch.run(&["list"]).failed(3, "Give the credentials");
     assert!(!said.err.contains("hunter"), "{}", said.err);
     assert!(said.err.contains("SignatureDoesNotMatch"), "{}", said.err);
     std::fs::write(&keys, "").unwrap();
