@@ -226,30 +226,26 @@ impl Engine {
 
     /// Whether there is a network of this name.
     pub async fn has_network(&self, name: &str) -> Result<bool> {
-        let request = self
-            .docker
-            .inspect_network(name, None::<query::InspectNetworkOptions>);
-        let found = self
-            .ask_maybe(&format!("inspect network {name}"), request)
-            .await?;
-        Ok(found.is_some())
+        Ok(self.network(name).await?.is_some())
     }
 
     /// The device of this host that a network of the driver `bridge` is; none if there is no such network.
     pub async fn bridge_of(&self, network: &str) -> Result<Option<String>> {
-        let request = self
-            .docker
-            .inspect_network(network, None::<query::InspectNetworkOptions>);
-        let found = self
-            .ask_maybe(&format!("inspect network {network}"), request)
-            .await?;
-        Ok(found.and_then(|found| {
+        Ok(self.network(network).await?.and_then(|found| {
             let named = found.options.unwrap_or_default();
             let named = named.get("com.docker.network.bridge.name").cloned();
             // Docker's own name for it, unless another was asked for.
             let usual = || Some(format!("br-{}", found.id?.get(..12)?));
             named.or_else(usual)
         }))
+    }
+
+    async fn network(&self, name: &str) -> Result<Option<bollard::models::NetworkInspect>> {
+        let request = self
+            .docker
+            .inspect_network(name, None::<query::InspectNetworkOptions>);
+        self.ask_maybe(&format!("inspect network {name}"), request)
+            .await
     }
 
     /// Removes a network that nothing uses.

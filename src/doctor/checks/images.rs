@@ -39,13 +39,13 @@ async fn look(patient: &Patient) -> Result<Examined> {
     if config.elasticsearch {
         wanted.push((Service::Elasticsearch, &config.elasticsearch_image));
     }
-    if patient.deployment()?.settings.servers().max(config.servers) > 1 {
+    let settings = patient.deployment()?.settings;
+    if settings.servers().max(config.servers) > 1 {
         wanted.push((Service::Balancer, &config.balancer_image));
     }
-    if patient.deployment()?.settings.has_gateway() {
+    if settings.has_gateway() {
         wanted.push((Service::Gateway, &config.gateway.image));
     }
-    let settings = patient.deployment()?.settings;
     for service in Service::MONITORING {
         wanted.extend(settings.image(service).map(|image| (service, image)));
     }

@@ -44,7 +44,8 @@ mod wraparound;
 use super::{Check, Examined, Looking, Patient};
 use crate::adapters::postgres::quote_identifier;
 use crate::error::{Context, Result};
-use crate::stack::docker::{Role, Secrets};
+use crate::stack::docker::Secrets;
+use crate::stack::docker::roles::have_passwords;
 use chrono::TimeDelta;
 use std::path::Path;
 use std::sync::Arc;
@@ -111,10 +112,8 @@ fn at_files(
 /// never by a look.
 fn secrets_in(folder: &Path) -> Result<Option<Secrets>> {
     let all = Secrets::exist(folder) && folder.join("secrets/redis.conf").is_file();
-    let has_roles = Role::LIMITED
-        .into_iter()
-        .all(|role| role.password_file(folder).is_file());
-    all.then(|| Secrets::planned(folder, has_roles)).transpose()
+    all.then(|| Secrets::planned(folder, have_passwords(folder)))
+        .transpose()
 }
 
 /// A path as a word of a shell command.

@@ -1,7 +1,7 @@
 //! Where the stack's database is, on the way and by the role that somebody needs. Whether the roles
 //! are what they ought to be is not known here.
 
-use super::roles::Role;
+use super::roles::{Role, have_passwords};
 use super::{Deployment, Secrets, Service, tls};
 use crate::adapters::docker::{Engine, is_elsewhere, port_here};
 use crate::adapters::postgres::{Address, Session, url_encoded};
@@ -87,8 +87,7 @@ impl Deployment {
     /// Whether the roles with few rights have passwords, and the profile asks for them.
     #[must_use]
     pub fn has_roles(&self) -> bool {
-        let has_password = |role: Role| role.password_file(&self.folder).exists();
-        self.settings.is_production() && Role::LIMITED.into_iter().all(has_password)
+        self.settings.is_production() && have_passwords(&self.folder)
     }
 
     fn role(&self, role: Role) -> Role {

@@ -69,6 +69,13 @@ impl Role {
     }
 }
 
+/// Whether each limited role has a password in `folder`, that of the Compose file.
+#[must_use]
+pub fn have_passwords(folder: &Path) -> bool {
+    let has_one = |role: Role| role.password_file(folder).is_file();
+    Role::LIMITED.into_iter().all(has_one)
+}
+
 /// Whether a database that runs needs [`mend`].
 pub async fn need_mending(stack: &Stack) -> Result<bool> {
     let deployment = Deployment::of(stack)?;
