@@ -167,6 +167,14 @@ pub fn read_text_if_there(path: &Path) -> Result<Option<String>> {
     there(path, std::fs::read_to_string(path))
 }
 
+/// The password in a file, without the end of its line. That it cannot be read is a usage error.
+pub fn read_password(file: &Path) -> Result<String> {
+    let text = std::fs::read_to_string(file).context_kind(ErrorKind::Usage, || {
+        format!("password file {} cannot be read", file.display())
+    })?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+}
+
 fn there<T>(path: &Path, read: std::io::Result<T>) -> Result<Option<T>> {
     match read {
         Ok(content) => Ok(Some(content)),

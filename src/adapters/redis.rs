@@ -1,5 +1,6 @@
 //! A Redis server, asked what it is set to. Nothing is written to it.
 
+use crate::adapters::fs;
 use crate::config::{Secret, redact_url};
 use crate::error::{Context, Error, ErrorKind, Result};
 use redis::{
@@ -48,12 +49,9 @@ impl Address {
         if information.redis_settings().password().is_none()
             && let Some(file) = password_file.filter(|f| !f.as_os_str().is_empty())
         {
-            let password = std::fs::read_to_string(file).context_kind(ErrorKind::Usage, || {
-                format!("password file {} cannot be read", file.display())
-            })?;
-            let password = password.trim_end_matches(['\r', '\n']);
             let settings = information.redis_settings().clone();
-            information = information.set_redis_settings(settings.set_password(password));
+            let settings = settings.set_password(fs::read_password(file)?);
+            information = information.set_redis_settings(settings);
         }
         Ok(Self { information, shown })
     }

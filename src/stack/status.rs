@@ -287,9 +287,7 @@ impl Stack {
     }
 
     fn address_of(&self, url: &Secret) -> Result<Address> {
-        let file = Some(&self.config.database.password_file)
-            .filter(|file| !file.as_os_str().is_empty())
-            .map(|file| self.base.join(file));
+        let file = self.password_file(&self.config.database.password_file);
         Address::parse(url, file.as_deref())
     }
 
@@ -299,9 +297,12 @@ impl Stack {
         if named.url.is_empty() {
             return Ok(None);
         }
-        let file = Some(&named.password_file)
-            .filter(|file| !file.as_os_str().is_empty())
-            .map(|file| self.base.join(file));
+        let file = self.password_file(&named.password_file);
         redis::Address::parse(&named.url, file.as_deref()).map(Some)
+    }
+
+    /// Where a password file is that the configuration names, if it names one.
+    fn password_file(&self, named: &Path) -> Option<PathBuf> {
+        (!named.as_os_str().is_empty()).then(|| self.base.join(named))
     }
 }

@@ -1,8 +1,9 @@
 //! Where a database is and how to log in: a URL as `libpq` takes it, and a password from a file.
 
 use super::tls::TlsMode;
+use crate::adapters::fs;
 use crate::config::{Secret, redact_url};
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio_postgres::config::{Host, SslMode};
@@ -58,10 +59,7 @@ impl Address {
         if config.get_password().is_none()
             && let Some(file) = password_file.filter(|f| !f.as_os_str().is_empty())
         {
-            let password = std::fs::read_to_string(file).context_kind(ErrorKind::Usage, || {
-                format!("password file {} cannot be read", file.display())
-            })?;
-            config.password(password.trim_end_matches(['\r', '\n']));
+            config.password(fs::read_password(file)?);
         }
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(Duration::from_secs(10));
@@ -239,6 +237,7 @@ fn split_tls_parameters(url: &str) -> (String, Option<String>, Option<PathBuf>) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
 
     fn parse(url: &str) -> Result<Address> {
         Address::parse(&Secret::new(url), None)
