@@ -10,6 +10,7 @@ use clap::Parser;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Start, back up, prove and restore a K1 Conductor stack
 #[derive(Debug, Parser)]
@@ -122,9 +123,13 @@ fn execute(mut cli: Cli, ui: &Ui) -> Result<ExitCode> {
         interrupt: interrupt.clone(),
     };
     let result = runtime.block_on(async {
+        // Listened to before the command's first step, and by a task of their own: a command may
+        // work for a while before it first waits for anything.
+        let signals = Signals::listen()?;
+        let gives_up = tokio::spawn(interrupted_twice(signals, interrupt));
         tokio::select! {
             result = commands::run(cli.command, context) => result,
-            code = interrupted_twice(interrupt) => code,
+            _ = gives_up => Ok(ExitCode::Interrupted),
         }
     });
     // Blocking work that was abandoned by an interrupt must not hold up the exit.
@@ -132,22 +137,40 @@ fn execute(mut cli: Cli, ui: &Ui) -> Result<ExitCode> {
     result
 }
 
-/// Raises `interrupt` on the first signal and gives up waiting for the command on the second.
-async fn interrupted_twice(interrupt: Interrupt) -> Result<ExitCode> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate =
-        signal(SignalKind::terminate()).context(|| "SIGTERM cannot be listened to")?;
-    let mut hangup = signal(SignalKind::hangup()).context(|| "SIGHUP cannot be listened to")?;
-    for _ in 0..2 {
+/// The signals that ask a command to end.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self> {
+        let listen_to =
+            |kind, name: &str| signal(kind).context(|| format!("{name} cannot be listened to"));
+        Ok(Self {
+            interrupt: listen_to(SignalKind::interrupt(), "SIGINT")?,
+            terminate: listen_to(SignalKind::terminate(), "SIGTERM")?,
+            hangup: listen_to(SignalKind::hangup(), "SIGHUP")?,
+        })
+    }
+
+    async fn next(&mut self) {
         tokio::select! {
-            _ = tokio::signal::ctrl_c() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.hangup.recv() => {}
         }
+    }
+}
+
+/// Raises `interrupt` on the first signal and ends on the second.
+async fn interrupted_twice(mut signals: Signals, interrupt: Interrupt) {
+    for _ in 0..2 {
+        signals.next().await;
         if interrupt.is_raised() {
             break;
         }
         interrupt.raise();
     }
-    Ok(ExitCode::Interrupted)
 }
