@@ -3,6 +3,7 @@
 
 use crate::error::{Context, Error, Result};
 use rustix::process::{Pid, Signal};
+use serde_json::Value;
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -123,6 +124,27 @@ impl Compose {
             return Ok(());
         }
         Err(with_lines(Error::failed(format!("{shown} failed")), &last))
+    }
+
+    /// The project as Compose understands it: all files in one, with every value filled in, as JSON of
+    /// the [Compose specification](https://github.com/compose-spec/compose-spec).
+    pub async fn model(&self, project: &Project) -> Result<Value> {
+        let shown = format!("`{} config`", self.command.join(" "));
+        let asked = self
+            .command_for(project, &["config", "--format", "json"])
+            .output();
+        let Ok(output) = tokio::time::timeout(HELLO, asked).await else {
+            return Err(Error::failed(format!(
+                "{shown} was stopped: it took longer than {} s",
+                HELLO.as_secs()
+            )));
+        };
+        let output = output.context(|| format!("{shown} cannot be run"))?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            return Err(Error::failed(format!("{shown} failed")).because(said.trim()));
+        }
+        serde_json::from_slice(&output.stdout).context(|| format!("{shown} printed no JSON"))
     }
 
     fn command_for(&self, project: &Project, args: &[&str]) -> Command {

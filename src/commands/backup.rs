@@ -1,10 +1,9 @@
 //! `k1ops backup`.
 
 use super::{Context, tell_monitoring};
-use crate::adapters::docker::is_elsewhere;
 use crate::backup::{self, BackupOptions, BackupPlan, BackupReport, PlannedSource};
 use crate::config::Compression;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::exit_code::ExitCode;
 use crate::repository::{CopyReport, Purpose, Repository};
 use crate::restore;
@@ -72,10 +71,6 @@ pub(super) async fn run(args: &BackupArgs, context: &Context) -> Result<ExitCode
         let plan = backup::plan(&stack, &options, Purpose::Backup)?;
         ui.result(&plan, |_, text| show_plan(&plan, text))?;
         return Ok(ExitCode::Done);
-    }
-    if is_elsewhere() && restore::unfinished(&stack)?.is_some() {
-        let is = format!("a restore of stack {} has not ended", stack.name);
-        return Err(Error::refused(is).hint("Run `k1ops status` on the host of its engine."));
     }
     restore::recover(&stack, &context.events()).await?;
     let report = backup::run(&stack, &options, &context.events(), &context.interrupt).await?;

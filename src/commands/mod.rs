@@ -32,7 +32,7 @@ mod wal;
 mod worker;
 mod workflow;
 
-use crate::adapters::docker::Elsewhere;
+use crate::adapters::docker::{Elsewhere, use_context};
 use crate::audit::Change;
 use crate::config::{Loaded, TierChoice, redact_url};
 use crate::error::{Context as _, Error, Result};
@@ -158,12 +158,14 @@ impl Command {
         true
     }
 
-    /// Whether the command can do with a Docker engine on another host, whose files are not this host's.
+    /// Whether the command can do with a Docker engine on another host, whose files, ports, networks and
+    /// processes are not this host's.
     fn works_elsewhere(&self) -> bool {
         match self {
-            Self::Backup(_) | Self::Status(_) | Self::Logs(_) | Self::Query(_) => true,
+            Self::Demo(_) | Self::Validate(_) => false,
             Self::Doctor(args) => !args.changes(),
-            _ => false,
+            Self::Harden(args) => !args.firewall,
+            _ => true,
         }
     }
 
@@ -176,6 +178,10 @@ impl Command {
 
 /// Runs a command, and has the audit log tell of it if it changes anything.
 pub async fn run(command: Command, context: Context) -> Result<ExitCode> {
+    let named = &context.loaded.config.docker.context;
+    if !named.is_empty() {
+        use_context(named);
+    }
     let _elsewhere = command.works_elsewhere().then(Elsewhere::allow);
     if !command.changes() {
         return Box::pin(dispatch(command, context)).await;

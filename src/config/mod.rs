@@ -167,6 +167,9 @@ pub struct Docker {
     pub servers: u8,
     /// The image of the balancer before several servers (`HAProxy`).
     pub balancer_image: String,
+    /// The Docker context of the engine, as `docker context ls` lists it; empty: as `DOCKER_HOST` or the current
+    /// context say.
+    pub context: String,
     /// The Compose command, such as `docker-compose`; empty: `docker compose`, else that one.
     pub compose: String,
     /// A certificate of the user's own (production).
@@ -440,6 +443,7 @@ impl Default for Docker {
             elasticsearch: false,
             servers: 0,
             balancer_image: "haproxy:3.0-alpine".to_owned(),
+            context: String::new(),
             compose: String::new(),
             tls: GivenTls::default(),
             gateway: Gateway::default(),

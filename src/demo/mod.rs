@@ -204,9 +204,7 @@ impl Story<'_> {
         halfway: &Halfway,
     ) -> Result<Option<Requeued>> {
         let requeued = match client {
-            Some(client) => {
-                Some(stage::requeue(self.stack, client, self.events, self.interrupt).await?)
-            }
+            Some(_) => Some(stage::requeue(self.stack, self.events, self.interrupt).await?),
             None => None,
         };
         let all = halfway.executions.len();

@@ -4,7 +4,7 @@
 use super::compare::Picture;
 use crate::adapters::process::{Identity, Signal};
 use crate::backup::{self, BackupOptions, BackupReport};
-use crate::conductor::{Client, Requeued};
+use crate::conductor::Requeued;
 use crate::config::TierChoice;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::Events;
@@ -115,11 +115,10 @@ pub(super) async fn restore(
 /// Puts back to work what the restore left stranded, as `k1ops start` does.
 pub(super) async fn requeue(
     stack: &Stack,
-    client: &Client,
     events: &Events,
     interrupt: &Interrupt,
 ) -> Result<Requeued> {
-    let counts = restore::requeue_pending(stack, client.base(), events, interrupt).await?;
+    let counts = restore::requeue_pending(stack, events, interrupt).await?;
     counts.ok_or_else(|| Error::failed("the restore left no note that workflows may be stranded"))
 }
 

@@ -9,7 +9,7 @@ use crate::config::TierChoice;
 use crate::error::{Context, Error, Result};
 use crate::event::Events;
 use crate::restore;
-use crate::stack::docker::{Deployment, Service};
+use crate::stack::docker::{Deployment, Service, remove_unused_files};
 use crate::stack::{self, ScratchStack, Stack, Tier};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -182,6 +182,7 @@ async fn remove_containers(scratch: &Stack, live: &Stack, events: &Events) -> Re
     for volume in &volumes {
         engine.remove_volume(volume).await?;
     }
+    remove_unused_files(&engine, &own).await?;
     engine.remove_network(&own.names.network()).await?;
     let images = [
         own.settings.image(Service::Server),

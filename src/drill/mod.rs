@@ -153,7 +153,7 @@ async fn play(
     let mut rto_seconds = restore_seconds;
     if tier != Tier::Direct {
         let client = boot(scratch, events, interrupt).await?;
-        requeued = restore::requeue_pending(scratch, client.base(), events, interrupt).await?;
+        requeued = restore::requeue_pending(scratch, events, interrupt).await?;
         rto_seconds = begun.elapsed().as_secs_f64();
         let working = Box::pin(work::complete_one(&client, events, interrupt)).await;
         work = Some(working.map_err(|error| {
@@ -209,12 +209,12 @@ async fn boot(scratch: &Stack, events: &Events, interrupt: &Interrupt) -> Result
     let started = Box::pin(stack::start(scratch, &options, events, interrupt)).await;
     let report =
         started.map_err(|error| blame_data(error, "no server comes up on the restored data"))?;
-    let server = report
-        .server
-        .as_ref()
-        .filter(|_| report.is_well())
-        .ok_or_else(|| Error::bad_data("the server is not healthy on the restored data"))?;
-    scratch.conductor_at(&server.url)
+    if !report.is_well() {
+        return Err(Error::bad_data(
+            "the server is not healthy on the restored data",
+        ));
+    }
+    scratch.conductor()
 }
 
 /// What fails on the restored data, and is not missing on this host, is the data's fault until

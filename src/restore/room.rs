@@ -2,11 +2,11 @@
 //!
 //! Of files and volumes it is known to the byte. A database takes what its rows, its indexes and the
 //! server's compression make of it: between a quarter and all of its rows' text, by experience. So
-//! there only what leaves no hope is refused, and only where the server's disk is this host's: a full
+//! there only what leaves no hope is refused, and only where somebody tells of the server's disk: a full
 //! disk is worse for a running server than for us.
 
 use super::plan::PlannedPart;
-use crate::adapters::docker::Engine;
+use crate::adapters::docker::{Container, Engine, is_elsewhere};
 use crate::adapters::fs::free_space;
 use crate::adapters::postgres::room::local_data_directory;
 use crate::adapters::published;
@@ -14,10 +14,15 @@ use crate::archive::Archive;
 use crate::error::{Error, Result};
 use crate::event::Events;
 use crate::stack::Stack;
+use crate::stack::docker::{Deployment, Service};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Left free on the disk besides what is written, for logs and journals.
 const MARGIN: u64 = 64 << 20;
+
+/// How long a container may take to say how much room it sees.
+const ANSWER: Duration = Duration::from_secs(20);
 
 /// What a database takes at least, of its rows' text.
 const AT_BEST: u64 = 4;
@@ -55,10 +60,9 @@ pub(super) async fn check(
 
 /// The disk below the server of the database, or below the engine of the volumes.
 async fn check_server(stack: &Stack, volumes: u64, database: u64, events: &Events) -> Result<()> {
-    let Some(folder) = place(stack).await? else {
+    let Some((folder, free)) = place(stack).await? else {
         return Ok(());
     };
-    let free = free_space(&folder)?;
     let least = volumes.saturating_add(database / AT_BEST);
     if least > free {
         return Err(no_room(&folder, free, least));
@@ -76,17 +80,47 @@ async fn check_server(stack: &Stack, volumes: u64, database: u64, events: &Event
     Ok(())
 }
 
-/// Where they are, if that is on this host and anybody says so.
-async fn place(stack: &Stack) -> Result<Option<PathBuf>> {
-    if stack.is_in_docker()? {
+/// Where they are and what is free there, if anybody says so.
+async fn place(stack: &Stack) -> Result<Option<(PathBuf, u64)>> {
+    let folder = if stack.is_in_docker()? {
         let engine = Engine::find().await?;
+        if is_elsewhere() {
+            return over_there(stack, &engine).await;
+        }
         let root = published::about(engine.host()).await?.root;
-        return Ok(root.filter(|root| root.is_dir()));
-    }
-    if stack.uses_database_url() {
-        return Ok(local_data_directory(&stack.database_address()?).await);
+        root.filter(|root| root.is_dir())
+    } else if stack.uses_database_url() {
+        local_data_directory(&stack.database_address()?).await
+    } else {
+        None
+    };
+    folder
+        .map(|folder| Ok((folder.clone(), free_space(&folder)?)))
+        .transpose()
+}
+
+/// The disk of an engine on another host, as a container sees it that runs there.
+async fn over_there(stack: &Stack, engine: &Engine) -> Result<Option<(PathBuf, u64)>> {
+    let deployment = Deployment::of(stack)?;
+    for service in [Service::Postgres, Service::Redis] {
+        let container = deployment.container(engine, service).await?;
+        let Some(container) = container.filter(Container::is_running) else {
+            continue;
+        };
+        let ask = ["df", "-Pk", "/"];
+        let said = engine.run_inside(&container.name, "root", &ask, b"", ANSWER);
+        let free = available(&String::from_utf8_lossy(&said.await?.stdout));
+        let whose = format!("the disk of {}", engine.name());
+        return Ok(free.map(|free| (PathBuf::from(whose), free)));
     }
     Ok(None)
+}
+
+/// Bytes, in what `df -Pk` prints of one file system: POSIX has its fourth column be what is available.
+fn available(said: &str) -> Option<u64> {
+    let line = said.lines().nth(1)?;
+    let kib: u64 = line.split_whitespace().nth(3)?.parse().ok()?;
+    Some(kib << 10)
 }
 
 fn no_room(folder: &Path, free: u64, needs: u64) -> Error {

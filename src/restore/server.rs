@@ -137,7 +137,7 @@ pub(super) async fn start_again(stack: &Stack, events: &Events) -> Result<Starte
     let Some(server) = report.server.as_ref().filter(|_| report.is_well()) else {
         return Err(Error::failed("the server cannot be started on this host"));
     };
-    let requeued = match requeue_pending(stack, &server.url, events, &interrupt).await {
+    let requeued = match requeue_pending(stack, events, &interrupt).await {
         Ok(requeued) => requeued,
         Err(error) => {
             events.warning_with_hint(
@@ -159,11 +159,10 @@ pub fn pending_requeue(stack: &Stack) -> Result<bool> {
     Ok(Journal::all(stack)?.iter().any(is_pending))
 }
 
-/// Puts stranded workflows back to work if a restore or undo may have left some. `url` is that of
-/// the healthy server. Whoever starts the stack calls this.
+/// Puts stranded workflows back to work if a restore or undo may have left some. Whoever has
+/// started the stack, and waited until it is healthy, calls this.
 pub async fn requeue_pending(
     stack: &Stack,
-    url: &str,
     events: &Events,
     interrupt: &Interrupt,
 ) -> Result<Option<Requeued>> {
@@ -174,7 +173,7 @@ pub async fn requeue_pending(
     if pending.is_empty() {
         return Ok(None);
     }
-    let counts = requeue(&stack.conductor_at(url)?, events, interrupt).await?;
+    let counts = requeue(&stack.conductor()?, events, interrupt).await?;
     for mut journal in pending {
         journal.requeue_pending = false;
         journal.write(stack)?;

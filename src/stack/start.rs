@@ -3,6 +3,7 @@
 use super::state::{Remembered, ServerState, StartMode, Store};
 use super::tier::PassedOver;
 use super::{Stack, Tier, direct, docker, jar};
+use crate::adapters::docker::is_elsewhere;
 use crate::adapters::fs::Lock;
 use crate::conductor::Client;
 use crate::conductor::health::{self, Health};
@@ -144,7 +145,7 @@ impl StartReport {
     fn containers(stack: &Stack, started: &docker::Started, waited: bool) -> Self {
         let deployment = &started.deployment;
         let server = StartedServer {
-            url: deployment.url(),
+            url: deployment.published_url(),
             pid: None,
             conductor_version: stack.config.server.version.clone(),
             java_version: None,
@@ -244,6 +245,9 @@ async fn start_locked(
             Err(Attempt { error, begun }) => {
                 // The JAR's start, once begun, fails for its own reasons.
                 let ends = begun && tier == Tier::Jar;
+                if tier == Tier::Docker && is_elsewhere() && order.len() > 1 {
+                    return Err(named_engine(error));
+                }
                 if ends || order.len() == 1 || !tier.may_be_passed_over(&error) {
                     return Err(error);
                 }
@@ -256,6 +260,13 @@ async fn start_locked(
         }
     }
     Err(Error::missing("no tier can run on this host"))
+}
+
+/// Who names an engine on another host wants the stack there, and not another one here.
+fn named_engine(error: Error) -> Error {
+    let hint = error.hint_text().unwrap_or_default();
+    let hint = format!("{hint} For a server on this host: --tier jar.");
+    error.hint(hint.trim_start())
 }
 
 async fn already_running(

@@ -288,6 +288,9 @@ impl Stack {
 
     fn address_of(&self, url: &Secret) -> Result<Address> {
         let file = self.password_file(&self.config.database.password_file);
+        if self.has_docker_database() {
+            return docker::Deployment::of(self)?.reached(url, file.as_deref());
+        }
         Address::parse(url, file.as_deref())
     }
 

@@ -185,7 +185,7 @@ pub(super) async fn back(live: &Stack, mut journal: Journal, events: &Events) ->
         crash::point("upgrade-returned-noted");
     }
     let interrupt = Interrupt::default();
-    let url = start(&old, None, events, &interrupt)
+    start(&old, None, events, &interrupt)
         .await
         .map_err(|error| {
             Error::new(
@@ -195,7 +195,7 @@ pub(super) async fn back(live: &Stack, mut journal: Journal, events: &Events) ->
             .because(error)
             .hint("`k1ops start` tries again; `k1ops doctor` says what is wrong.")
         })?;
-    restore::requeue_pending(&old, &url, events, &interrupt).await?;
+    restore::requeue_pending(&old, events, &interrupt).await?;
     let versions = journal.before.clone();
     journal.forget()?;
     Ok(TakenBack {

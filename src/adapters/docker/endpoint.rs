@@ -5,6 +5,7 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// An address and who named it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +56,14 @@ impl Endpoint {
     }
 }
 
+/// The context that the configuration names.
+static CONTEXT: OnceLock<String> = OnceLock::new();
+
+/// Has this process use the engine of a Docker context, whatever its environment says. The first one stays.
+pub fn use_context(name: &str) {
+    let _ = CONTEXT.set(name.to_owned());
+}
+
 /// What of the environment and the home folder decides where Docker is.
 #[derive(Debug, Clone, Default)]
 pub struct Surroundings {
@@ -68,6 +77,22 @@ impl Surroundings {
     /// Those of this process.
     #[must_use]
     pub fn of_process() -> Self {
+        let own = Self::of_environment();
+        match CONTEXT.get() {
+            Some(context) => own.with_context(context),
+            None => own,
+        }
+    }
+
+    /// The same for somebody who asks for this context, which is more than a variable that is set.
+    fn with_context(mut self, name: &str) -> Self {
+        self.variables.remove("DOCKER_HOST");
+        self.variables
+            .insert("DOCKER_CONTEXT".to_owned(), name.to_owned());
+        self
+    }
+
+    fn of_environment() -> Self {
         let names = [
             "DOCKER_HOST",
             "DOCKER_CONTEXT",
@@ -225,6 +250,13 @@ mod tests {
                 .collect(),
             ..Surroundings::of_process()
         }
+    }
+
+    #[test]
+    fn a_context_that_is_asked_for_beats_the_environment() {
+        let found = surroundings(&[("DOCKER_HOST", "tcp://10.0.0.1:2375"), ("HOME", "/nowhere")]);
+        let error = found.with_context("db").endpoints().unwrap_err();
+        assert!(error.to_string().contains("context \"db\""), "{error}");
     }
 
     #[test]

@@ -5,15 +5,16 @@
 //! that died is found and removed.
 
 use super::Engine;
+use super::root_entry::first_folder;
 use crate::adapters::process::Identity;
 use crate::adapters::tar_program;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use bollard::models::{ContainerCreateBody, HostConfig, VolumeCreateRequest};
 use bollard::query_parameters as query;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -68,7 +69,69 @@ pub struct TrialOf<'a> {
     pub environment: Vec<String>,
 }
 
+/// A volume that is made with files in it.
+#[derive(Debug)]
+pub struct Filling<'a> {
+    /// Its name.
+    pub volume: &'a str,
+    /// Its labels.
+    pub labels: HashMap<String, String>,
+    /// The image whose containers will mount it.
+    pub image: &'a str,
+    /// Where they will; what the image has there is in the volume as well.
+    pub place: &'a Path,
+}
+
 impl Engine {
+    /// Makes a volume and unpacks a tar archive into it. There must be none of this name.
+    pub async fn fill_volume(&self, filling: Filling<'_>, tar: Vec<u8>) -> Result<()> {
+        let Filling {
+            volume,
+            labels,
+            image,
+            place,
+        } = filling;
+        self.make_volume(volume, labels).await?;
+        let place = place.display().to_string();
+        let host = HostConfig {
+            binds: Some(vec![format!("{volume}:{place}")]),
+            network_mode: Some("none".to_owned()),
+            ..Default::default()
+        };
+        let body = ContainerCreateBody {
+            image: Some(image.to_owned()),
+            labels: Some(made_by()),
+            host_config: Some(host),
+            ..Default::default()
+        };
+        let what = format!("fill volume {volume}");
+        let container = self.create(&what, body).await?;
+        let tar = futures_util::stream::once(async { Ok(Bytes::from(tar)) });
+        let written = self.upload_tar(&container, &place, &what, tar).await;
+        self.remove_container(&container).await?;
+        written
+    }
+
+    /// Whether a container has this volume, running or not. What was left behind by a run that died while
+    /// it held the volume does not count, and is removed: the caller knows that nobody else works on it.
+    pub async fn is_mounted(&self, volume: &str) -> Result<bool> {
+        let options = query::ListContainersOptionsBuilder::default()
+            .all(true)
+            .filters(&HashMap::from([("volume", vec![volume])]))
+            .build();
+        let what = format!("list the containers with volume {volume}");
+        let request = self.docker.list_containers(Some(options));
+        let mut is_mounted = false;
+        for container in self.ask(&what, request).await? {
+            let held = container.labels.is_some_and(|l| l.contains_key(MADE_BY));
+            match container.id {
+                Some(id) if held => self.remove_container(&id).await?,
+                _ => is_mounted = true,
+            }
+        }
+        Ok(is_mounted)
+    }
+
     /// Makes a volume with these labels. There must be none of this name.
     pub async fn make_volume(&self, name: &str, labels: HashMap<String, String>) -> Result<()> {
         let what = format!("make volume {name}");
@@ -271,7 +334,13 @@ impl OpenVolume {
             } => {
                 let what = format!("write volume {volume}");
                 let path = format!("{PLACE}/{folder}");
-                engine.upload_tar(container, &path, &what, tar).await
+                let name = path.trim_start_matches('/').trim_end_matches("/.");
+                let cannot = || format!("cannot {what}");
+                let (root, tar) = first_folder(tar, name).await.context(cannot)?;
+                engine.upload_tar(container, &path, &what, tar).await?;
+                let Some(root) = root else { return Ok(()) };
+                let root = futures_util::stream::once(async { Ok(root) });
+                engine.upload_tar(container, "/", &what, root).await
             }
         }
     }

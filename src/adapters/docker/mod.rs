@@ -8,12 +8,13 @@ mod elsewhere;
 mod endpoint;
 mod files;
 mod images;
+mod root_entry;
 mod volumes;
 
 pub use containers::{Container, Said, Usage};
-pub use elsewhere::{Elsewhere, is_elsewhere, port_here};
-pub use endpoint::{Endpoint, Surroundings};
-pub use files::{OpenVolume, TarStream, Trial, TrialOf};
+pub use elsewhere::{Elsewhere, is_elsewhere, port_here, way_to};
+pub use endpoint::{Endpoint, Surroundings, use_context};
+pub use files::{Filling, OpenVolume, TarStream, Trial, TrialOf};
 pub use images::{BuildContext, Image};
 pub use volumes::Volume;
 
@@ -40,6 +41,7 @@ pub struct Engine {
     /// Where its API is spoken on this host.
     address: String,
     version: String,
+    id: Option<String>,
     podman: bool,
     rootless: bool,
 }
@@ -109,12 +111,15 @@ impl Engine {
         }
         let options = info.security_options.unwrap_or_default();
         let names = version.components.unwrap_or_default();
+        let podman = names.iter().any(|part| part.name.contains("Podman"));
         Ok(Self {
             docker,
+            // Podman calls itself something else each time.
+            id: info.id.filter(|id| !id.is_empty() && !podman),
             endpoint: Box::new(endpoint),
             address,
             version: version.version.unwrap_or_default(),
-            podman: names.iter().any(|part| part.name.contains("Podman")),
+            podman,
             rootless: options
                 .iter()
                 .any(|option| option.contains("rootless") || option.contains("userns")),
@@ -132,6 +137,12 @@ impl Engine {
     pub fn name(&self) -> String {
         let product = if self.podman { "Podman" } else { "Docker" };
         format!("{product} {} at {}", self.version, self.endpoint.host)
+    }
+
+    /// What tells it from every other engine, if it says.
+    #[must_use]
+    pub fn id(&self) -> Option<&str> {
+        self.id.as_deref()
     }
 
     /// The user numbers inside its containers are not those of this host.
@@ -303,7 +314,7 @@ fn elsewhere_only(endpoint: &Endpoint) -> Error {
         "Docker at {} ({}) is on another host: its ports and files are not this host's",
         endpoint.host, endpoint.named_by
     ))
-    .hint("Run k1ops on that host for this. From here go `k1ops backup`, `status`, `logs`, `query` and `doctor`. A local engine: `docker context use default`.")
+    .hint("Run k1ops on that host for this. A local engine: `docker context use default`.")
 }
 
 fn open_to_all(endpoint: &Endpoint) -> Error {

@@ -56,6 +56,18 @@ impl Engine {
         Ok(())
     }
 
+    /// The names of the volumes whose label has this value.
+    pub async fn volumes_labelled(&self, label: &str, value: &str) -> Result<Vec<String>> {
+        let filters = HashMap::from([("label", vec![format!("{label}={value}")])]);
+        let options = query::ListVolumesOptionsBuilder::default()
+            .filters(&filters)
+            .build();
+        let request = self.docker.list_volumes(Some(options));
+        let found = self.ask("list volumes", request).await?;
+        let volumes = found.volumes.unwrap_or_default().into_iter();
+        Ok(volumes.map(|volume| volume.name).collect())
+    }
+
     /// Bytes in each volume, by name; empty if the engine does not say within a few seconds.
     ///
     /// The client library reads this answer in the form of newer engines only, so it is asked for

@@ -14,6 +14,8 @@ pub struct Address {
     config: tokio_postgres::Config,
     tls: TlsMode,
     shown: String,
+    /// Where it is known to be, if it is reached through another port.
+    known_port: Option<u16>,
 }
 
 impl std::fmt::Debug for Address {
@@ -66,7 +68,12 @@ impl Address {
         }
         config.application_name("k1ops");
         config.keepalives_idle(Duration::from_secs(30));
-        Ok(Self { config, tls, shown })
+        Ok(Self {
+            config,
+            tls,
+            shown,
+            known_port: None,
+        })
     }
 
     /// The URL of another database on the server that `url` names, with the same login.
@@ -133,10 +140,25 @@ impl Address {
         }
     }
 
-    /// The first port.
+    /// The first port, by which the server is known.
     #[must_use]
     pub fn port(&self) -> u16 {
+        self.known_port.unwrap_or_else(|| self.real_port())
+    }
+
+    /// The port that is connected to.
+    fn real_port(&self) -> u16 {
         self.config.get_ports().first().copied().unwrap_or(5432)
+    }
+
+    /// The same server, known by another port than the one that leads there for now: what is noted down
+    /// about it, and what is shown, has to be right tomorrow.
+    #[must_use]
+    pub fn known_by_port(mut self, port: u16) -> Self {
+        let (real, known) = (format!(":{}", self.real_port()), format!(":{port}"));
+        self.shown = self.shown.replacen(&real, &known, 1);
+        self.known_port = Some(port);
+        self
     }
 
     /// The URL without its password.
@@ -152,7 +174,7 @@ impl Address {
     pub fn libpq_environment(&self) -> Vec<(&'static str, String)> {
         let mut variables = vec![
             ("PGHOST", self.host()),
-            ("PGPORT", self.port().to_string()),
+            ("PGPORT", self.real_port().to_string()),
             ("PGUSER", self.user().to_owned()),
             ("PGDATABASE", self.database().to_owned()),
             ("PGAPPNAME", "k1ops".to_owned()),
@@ -184,7 +206,7 @@ impl Address {
         format!(
             "jdbc:postgresql://{}:{}/{}",
             self.host(),
-            self.port(),
+            self.real_port(),
             self.database()
         )
     }
@@ -279,6 +301,18 @@ mod tests {
         let environment = address.libpq_environment();
         assert!(environment.contains(&("PGSSLMODE", "verify-full".to_owned())));
         assert!(environment.contains(&("PGSSLROOTCERT", "/ca.pem".to_owned())));
+    }
+
+    #[test]
+    fn a_server_behind_another_port_is_known_by_its_own() {
+        let address = parse("postgres://u@127.0.0.1:40001/d").unwrap();
+        let address = address.known_by_port(5432);
+        assert_eq!(address.port(), 5432);
+        assert_eq!(address.shown(), "postgres://u@127.0.0.1:5432/d");
+        let other = address.with_database("e");
+        assert_eq!(other.shown(), "127.0.0.1:5432 (database e)");
+        let environment = other.libpq_environment();
+        assert!(environment.contains(&("PGPORT", "40001".to_owned())));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::adapters::postgres::{Address, Session, url_encoded};
 use crate::config::{Database, Secret};
 use crate::error::Result;
 use crate::stack::Stack;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How long a login may take on a way that perhaps does not exist.
@@ -33,17 +33,38 @@ impl Deployment {
     /// The same as another role. Where there are no roles yet, the administrator does everything.
     pub fn database_as(&self, role: Role) -> Result<Address> {
         let role = self.role(role);
-        self.address(&self.url_as(role), role)
+        let file = role.password_file(&self.folder);
+        self.reached(&Secret::new(self.url_as(role)), Some(&file))
     }
 
-    /// The database's URL on this host, without the password.
+    /// The database's URL on the engine's host, without the password.
     #[must_use]
     pub fn database_url(&self) -> String {
         self.url_as(Role::Administrator)
     }
 
+    /// The address that such a URL names, for a process on this host.
+    pub(in crate::stack) fn reached(
+        &self,
+        url: &Secret,
+        password_file: Option<&Path>,
+    ) -> Result<Address> {
+        let published = self.published_port();
+        let here = port_here(published);
+        if here == published {
+            return Address::parse(url, password_file);
+        }
+        let [there, here] = [published, here].map(|port| format!("@127.0.0.1:{port}/"));
+        let url = Secret::new(url.expose().replacen(&there, &here, 1));
+        Ok(Address::parse(&url, password_file)?.known_by_port(published))
+    }
+
+    fn published_port(&self) -> u16 {
+        self.settings.port(Service::Postgres).unwrap_or(5432)
+    }
+
     fn url_as(&self, role: Role) -> String {
-        let port = port_here(self.settings.port(Service::Postgres).unwrap_or(5432));
+        let port = self.published_port();
         let mut url = format!("postgres://{}@127.0.0.1:{port}/conductor", role.name());
         if let Some(verified) = self.verified() {
             url = format!("{url}?{verified}");

@@ -3,10 +3,12 @@
 //! in the volumes is not known here.
 
 mod balancer;
+mod carried;
 mod database;
 mod diagnose;
 pub mod files;
 mod gateway;
+mod home;
 mod image;
 mod journal;
 pub mod monitoring;
@@ -26,6 +28,7 @@ pub mod trial;
 mod undo;
 mod wait;
 
+pub use carried::remove_unused as remove_unused_files;
 pub use files::{Change, Plan, PlannedFile};
 pub use image::{ServerImage, User};
 pub use names::{Names, Service};
@@ -281,11 +284,18 @@ impl Deployment {
         )
     }
 
-    /// Conductor's address on this host.
+    /// Where this process reaches Conductor.
     #[must_use]
     pub fn url(&self) -> String {
         let front = self.settings.front();
         front.url(port_here(self.settings.port(front).unwrap_or(8080)))
+    }
+
+    /// Conductor's address on the engine's host, which a report can name.
+    #[must_use]
+    pub fn published_url(&self) -> String {
+        let front = self.settings.front();
+        front.url(self.settings.port(front).unwrap_or(8080))
     }
 
     /// A client for Conductor at this stack's address.
@@ -402,10 +412,16 @@ impl Stack {
     #[must_use]
     pub fn without_docker_database(&self) -> Self {
         let mut stack = self.clone();
-        if self.config.database.password_file == Secrets::postgres_file(&self.docker_folder()) {
+        if self.has_docker_database() {
             stack.config.database = Database::default();
         }
         stack
+    }
+
+    /// Whether its database is that of tier 1, put in where no other is configured.
+    #[must_use]
+    pub fn has_docker_database(&self) -> bool {
+        self.config.database.password_file == Secrets::postgres_file(&self.docker_folder())
     }
 
     /// The folder of the Compose file (tier 1).

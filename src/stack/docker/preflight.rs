@@ -3,15 +3,18 @@
 
 use super::{Deployment, Service, Settings};
 use crate::adapters::compose::Compose;
-use crate::adapters::docker::{Container, Engine};
+use crate::adapters::docker::{Container, Engine, is_elsewhere};
 use crate::adapters::port;
 use crate::error::{Error, Result};
 use std::path::Path;
 
 /// Where the database keeps its data inside its container.
 const PGDATA: &str = "/var/lib/postgresql/data";
-/// From this version on Compose takes back what an earlier file says.
+/// From this version on Compose takes back what an earlier file says, and reads back the model that it prints.
 const RESETS: (u32, u32, u32) = (2, 24, 4);
+/// How to get it.
+const NEWER: &str =
+    "Install Compose 2.24.4 or later; https://docs.docker.com/compose/install/ says how.";
 
 /// Fails if Compose cannot take the server's port away, which is then that of what stands before it.
 pub fn check_compose(compose: &Compose, settings: &Settings) -> Result<()> {
@@ -25,9 +28,26 @@ pub fn check_compose(compose: &Compose, settings: &Settings) -> Result<()> {
     }
     if settings.has_gateway() {
         let what = format!("{name} cannot put a gateway before Conductor");
-        let how =
-            "Install Compose 2.24.4 or later; https://docs.docker.com/compose/install/ says how.";
-        return Err(Error::missing(what).hint(how));
+        return Err(Error::missing(what).hint(NEWER));
+    }
+    Ok(())
+}
+
+/// Fails if the stack cannot be started on an engine of another host, where this one is.
+pub fn check_elsewhere(compose: &Compose, settings: &Settings) -> Result<()> {
+    if !is_elsewhere() {
+        return Ok(());
+    }
+    if !compose.is_at_least(RESETS) {
+        let name = compose.name();
+        let what = format!("{name} cannot start a stack on an engine of another host");
+        return Err(Error::missing(what).hint(NEWER));
+    }
+    if settings.has_monitoring() {
+        return Err(Error::usage(
+            "monitoring cannot be started on an engine of another host: k1ops writes its metrics into a folder here",
+        )
+        .hint("Start it on that host, or start with --with-monitoring=false; `k1ops metrics --serve` is for a Prometheus elsewhere."));
     }
     Ok(())
 }
@@ -52,7 +72,11 @@ pub async fn check_names(engine: &Engine, deployment: &Deployment) -> Result<()>
 }
 
 /// Fails, naming the port and its holder, if a port is taken by anybody but the stack itself.
+/// Of an engine elsewhere nobody here knows; there Docker says it when the container is started.
 pub async fn check_ports(engine: &Engine, deployment: &Deployment) -> Result<()> {
+    if is_elsewhere() {
+        return Ok(());
+    }
     for service in deployment.settings.services() {
         let Some(wanted) = deployment.settings.port(service) else {
             continue;

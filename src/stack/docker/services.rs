@@ -4,7 +4,10 @@
 use super::image::ensure_pulled;
 use super::secrets::open_to_mapped_users;
 use super::wait::{Patience, until_healthy};
-use super::{Deployment, Service, diagnose, expected_image, monitoring, plan, preflight, roles};
+use super::{
+    Deployment, Service, carried, diagnose, expected_image, home, monitoring, plan, preflight,
+    roles,
+};
 use crate::adapters::compose::Compose;
 use crate::adapters::docker::{Engine, is_elsewhere};
 use crate::adapters::postgres::Session;
@@ -12,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::event::Events;
 use crate::interrupt::Interrupt;
 use crate::stack::Stack;
+use std::path::Path;
 use std::time::Duration;
 
 /// How long Compose may take to make and start containers whose images are there.
@@ -51,8 +55,13 @@ impl Services<'_> {
         let args = [&up, options, services].concat();
         let step = format!("starting {what}");
         self.events.started(&step);
+        let project = if is_elsewhere() {
+            carried::project(self.engine, self.compose, self.deployment, services).await?
+        } else {
+            self.deployment.project()
+        };
         self.compose
-            .run(&self.deployment.project(), &args, UP, |_| {})
+            .run(&project, &args, UP, |_| {})
             .await
             .map_err(diagnose::compose)?;
         self.events.finished(&step, "");
@@ -236,14 +245,6 @@ async fn lend(stack: &Stack, events: &Events) -> Result<Lent> {
     let deployment = Deployment::of(stack)?;
     let container = deployment.container(&engine, Service::Postgres).await?;
     let runs = container.is_some_and(|container| container.is_running());
-    if !runs && is_elsewhere() {
-        let container = deployment.names.container(Service::Postgres);
-        return Err(Error::missing(format!(
-            "container {container} does not run on {}, and cannot be started from this host",
-            engine.name()
-        ))
-        .hint("Its files are on that host: start the stack there, with `k1ops start`."));
-    }
     let deployment = if runs {
         deployment
     } else {
@@ -268,10 +269,13 @@ async fn lend(stack: &Stack, events: &Events) -> Result<Lent> {
         deployment: &deployment,
         events,
     };
+    home::check(stack, &engine, &deployment).await?;
+    preflight::check_elsewhere(&compose, &deployment.settings)?;
     preflight::check_names(&engine, &deployment).await?;
     let image = deployment.settings.image(Service::Postgres);
     ensure_pulled(&engine, image.unwrap_or_default(), false, events).await?;
     preflight::check_postgres_version(&engine, &deployment).await?;
+    home::note(stack, &engine)?;
     services.up(&[Service::Postgres]).await?;
     let patience = Patience {
         limit: DATABASE,
@@ -289,8 +293,14 @@ async fn lend(stack: &Stack, events: &Events) -> Result<Lent> {
 fn written(stack: &Stack, engine: &Engine) -> Result<Deployment> {
     let plan = plan(stack, &expected_image(stack), true)?;
     plan.apply(&[])?;
-    if engine.maps_users() {
-        open_to_mapped_users(&plan.folder)?;
-    }
+    open_files(engine, &plan.folder)?;
     Deployment::of(stack)
+}
+
+/// Lets an engine's containers read the files that they mount from this host.
+pub(super) fn open_files(engine: &Engine, folder: &Path) -> Result<()> {
+    if engine.maps_users() && !is_elsewhere() {
+        open_to_mapped_users(folder)?;
+    }
+    Ok(())
 }

@@ -2,16 +2,15 @@
 
 use super::image::ensure_pulled;
 use super::journal::Journal;
-use super::secrets::open_to_mapped_users;
 use super::servers::is_current;
-use super::services::{Services, said};
+use super::services::{Services, open_files, said};
 use super::undo::Before;
 use super::wait::Patience;
 use super::{
-    Deployment, Ready, Service, ServiceStatus, expected_image, image_of, monitoring, plan,
-    preflight, roles,
+    Deployment, Ready, Service, ServiceStatus, expected_image, home, image_of, monitoring, plan,
+    preflight, remove_unused_files, roles,
 };
-use crate::adapters::docker::Engine;
+use crate::adapters::docker::{Engine, way_to};
 use crate::config::Profile;
 use crate::error::{Error, Result};
 use crate::event::Events;
@@ -83,6 +82,7 @@ pub async fn start(
     match Box::pin(interrupt.guard(run.bring_up(&before, &earlier))).await {
         Ok(()) => {
             Journal::remove(stack)?;
+            remove_unused_files(&ready.engine, &run.deployment).await?;
             Box::pin(interrupt.guard(run.started(false, begun))).await
         }
         Err(error) => {
@@ -92,6 +92,9 @@ pub async fn start(
                 .await;
             if undone {
                 Journal::remove(stack)?;
+                if before.new_volumes.contains(&Service::Postgres) {
+                    home::forget(stack)?;
+                }
             }
             Err(error)
         }
@@ -152,9 +155,7 @@ fn write_files(stack: &Stack, ready: &Ready, events: &Events) -> Result<(Deploym
     }
     let changed = plan.has_updates();
     plan.apply(&[])?;
-    if ready.engine.maps_users() {
-        open_to_mapped_users(&plan.folder)?;
-    }
+    open_files(&ready.engine, &plan.folder)?;
     Ok((Deployment::of(stack)?, changed))
 }
 
@@ -224,6 +225,12 @@ impl Run<'_> {
     async fn started(&self, already: bool, begun: Instant) -> Result<Started> {
         let took = begun.elapsed();
         let deployment = self.deployment.clone();
+        let front = deployment.settings.front();
+        if let Some(way) = deployment.settings.port(front).and_then(way_to) {
+            let engine = self.ready.engine.name();
+            self.events
+                .note(format!("Conductor runs on {engine}: {way}"));
+        }
         let mut containers = Vec::new();
         for service in deployment.settings.services() {
             let found = deployment.containers(&self.ready.engine, service).await?;
@@ -241,6 +248,8 @@ impl Run<'_> {
     async fn get_ready(&self) -> Result<()> {
         let engine = &self.ready.engine;
         preflight::check_compose(&self.ready.compose, &self.deployment.settings)?;
+        preflight::check_elsewhere(&self.ready.compose, &self.deployment.settings)?;
+        home::check(self.stack, engine, &self.deployment).await?;
         preflight::check_names(engine, &self.deployment).await?;
         preflight::check_ports(engine, &self.deployment).await?;
         let settings = &self.deployment.settings;
@@ -271,6 +280,7 @@ impl Run<'_> {
             }
         }
         journal.write(self.stack)?;
+        home::note(self.stack, &self.ready.engine)?;
         Ok(earlier)
     }
 

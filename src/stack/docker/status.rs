@@ -100,9 +100,9 @@ pub async fn status(stack: &Stack, engine: &Engine, measure: bool) -> Result<Doc
     let (services, sizes) = tokio::join!(try_join_all(looking), sizes);
     let services: Vec<ServiceStatus> = services?.into_iter().flatten().collect();
     // What stands before the server comes after it.
-    let url = services.iter().rev().find_map(front_url);
-    let health = match &url {
-        Some(url) => Some(match deployment.client_at(url) {
+    let front = services.iter().rev().find_map(front);
+    let health = match front {
+        Some((service, port)) => Some(match deployment.client_at(&service.url(port_here(port))) {
             Ok(client) => health::check(&client, ANSWER).await,
             Err(error) => Health::Silent {
                 reason: error.to_string(),
@@ -115,7 +115,7 @@ pub async fn status(stack: &Stack, engine: &Engine, measure: bool) -> Result<Doc
         project: deployment.names.prefix().to_owned(),
         wanted_servers: deployment.settings.servers(),
         health,
-        url,
+        url: front.map(|(service, port)| service.url(port)),
         volumes: volumes(engine, &deployment, &services, &sizes).await?,
         services,
     })
@@ -160,7 +160,7 @@ async fn service_status(
 
 /// The address that leads to Conductor now, which need not be the configured one: a server's own, or that
 /// of what stands before it.
-fn front_url(status: &ServiceStatus) -> Option<String> {
+fn front(status: &ServiceStatus) -> Option<(Service, u16)> {
     let service = Service::named(status.service)?;
     let leads = matches!(
         service,
@@ -170,7 +170,7 @@ fn front_url(status: &ServiceStatus) -> Option<String> {
         return None;
     }
     let port = status.container.host_port(service.inner_port())?;
-    Some(service.url(port_here(port)))
+    Some((service, port))
 }
 
 async fn volumes(

@@ -1,6 +1,6 @@
 //! Taking down what a start that failed has brought up, and nothing that was there before.
 
-use super::{Deployment, Service};
+use super::{Deployment, Service, remove_unused_files};
 use crate::adapters::docker::{Container, Engine};
 use crate::config::Config;
 use crate::error::Result;
@@ -91,6 +91,7 @@ impl Before {
         for &service in &self.new_volumes {
             engine.remove_volume(&deployment.volume(service)).await?;
         }
+        remove_unused_files(engine, deployment).await?;
         if !self.network {
             engine.remove_network(&names.network()).await?;
         }

@@ -81,6 +81,24 @@ pub fn port_here(published: u16) -> u16 {
     }
 }
 
+/// How somebody at this host gets to a port of 127.0.0.1 on the engine's host, if that is another one.
+#[must_use]
+pub fn way_to(published: u16) -> Option<String> {
+    let endpoint = &lock(&ALLOWED).upgrade()?.endpoint;
+    let host = &endpoint.host;
+    let Some(Place { user, host, port }) = Place::of(endpoint)
+        .ok()
+        .filter(|_| host.starts_with("ssh://"))
+    else {
+        return Some(format!("it is on 127.0.0.1 of {host}'s host alone"));
+    };
+    let user = user.map_or_else(String::new, |user| format!("{user}@"));
+    let port = port.map_or_else(String::new, |port| format!(" -p {port}"));
+    Some(format!(
+        "it is on 127.0.0.1 of that host; from here: ssh -N -L {published}:127.0.0.1:{published}{port} {user}{host}"
+    ))
+}
+
 /// The socket that leads to the engine at `endpoint`; `None` if this process may not use it.
 pub(super) async fn socket_to(endpoint: &Endpoint) -> Result<Option<(PathBuf, Problem)>> {
     let allowed = lock(&ALLOWED).upgrade();
