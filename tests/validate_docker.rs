@@ -23,7 +23,9 @@ fn a_stack_in_containers_is_green_and_nothing_is_left() {
     assert!(speedup >= 3.0, "{speedup}");
     assert!(tier["samples"].as_array().unwrap().len() > 20);
     let format = ["--format".to_owned(), "{{.Names}}".to_owned()];
-    let left = lines_of(&["ps", "-a"], &format);
+    let mut left = lines_of(&["ps", "-a"], &format);
+    let format = ["--format".to_owned(), "{{.Repository}}".to_owned()];
+    left.extend(lines_of(&["images"], &format));
     let is_left = left.iter().any(|name| name.contains("validate"));
     assert!(!is_left, "{left:?}");
 }

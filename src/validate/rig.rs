@@ -3,7 +3,7 @@
 
 use super::ValidateOptions;
 use super::sample::{SERVICES, Sample, Sampler};
-use crate::adapters::docker::Engine;
+use crate::adapters::docker::{Engine, is_elsewhere};
 use crate::adapters::process::{Identity, Signal, own_program};
 use crate::conductor::Client;
 use crate::config::{Config, Database, Loaded, Repository, Switch, TierChoice};
@@ -102,7 +102,9 @@ impl Rig {
         if self.tier != Tier::Direct {
             self.start().await?;
         }
-        if self.tier == Tier::Docker {
+        if self.tier == Tier::Docker && is_elsewhere() {
+            tracing::warn!("what the containers use is not measured: they run on another host");
+        } else if self.tier == Tier::Docker {
             let engine = Engine::find().await?;
             for name in self.containers()? {
                 let container = engine.container(&name).await?;
@@ -150,7 +152,13 @@ impl Rig {
         for service in docker::Service::WITH_VOLUME {
             engine.remove_volume(&deployment.volume(service)).await?;
         }
-        engine.remove_network(&deployment.names.network()).await
+        docker::remove_unused_files(&engine, &deployment).await?;
+        engine.remove_network(&deployment.names.network()).await?;
+        match deployment.settings.image(docker::Service::Server) {
+            // It was built for this stack alone, whose name is in its tag.
+            Some(image) => engine.remove_image(image).await,
+            None => Ok(()),
+        }
     }
 
     fn containers(&self) -> Result<Vec<String>> {
