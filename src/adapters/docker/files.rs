@@ -93,19 +93,9 @@ impl Engine {
         } = filling;
         self.make_volume(volume, labels).await?;
         let place = place.display().to_string();
-        let host = HostConfig {
-            binds: Some(vec![format!("{volume}:{place}")]),
-            network_mode: Some("none".to_owned()),
-            ..Default::default()
-        };
-        let body = ContainerCreateBody {
-            image: Some(image.to_owned()),
-            labels: Some(made_by()),
-            host_config: Some(host),
-            ..Default::default()
-        };
         let what = format!("fill volume {volume}");
-        let container = self.create(&what, body).await?;
+        let bind = format!("{volume}:{place}");
+        let container = self.hold(&what, image, bind).await?;
         let tar = futures_util::stream::once(async { Ok(Bytes::from(tar)) });
         let written = self.upload_tar(&container, &place, &what, tar).await;
         self.remove_container(&container).await?;
@@ -159,21 +149,11 @@ impl Engine {
         }
         self.remove_left_behind(false).await?;
         let what = format!("open volume {volume}");
-        let host = HostConfig {
-            // What the image has at that place must not be copied into the volume.
-            binds: Some(vec![format!("{volume}:{PLACE}:nocopy")]),
-            network_mode: Some("none".to_owned()),
-            ..Default::default()
-        };
-        let body = ContainerCreateBody {
-            image: Some(image.to_owned()),
-            labels: Some(made_by()),
-            host_config: Some(host),
-            ..Default::default()
-        };
+        // What the image has at that place must not be copied into the volume.
+        let bind = format!("{volume}:{PLACE}:nocopy");
         Ok(OpenVolume::Held {
             engine: self.clone(),
-            container: self.create(&what, body).await?,
+            container: self.hold(&what, image, bind).await?,
             volume: volume.to_owned(),
         })
     }
@@ -224,6 +204,22 @@ impl Engine {
             return Err(error);
         }
         Ok(running)
+    }
+
+    /// A container with a volume, that is never started.
+    async fn hold(&self, what: &str, image: &str, bind: String) -> Result<String> {
+        let host = HostConfig {
+            binds: Some(vec![bind]),
+            network_mode: Some("none".to_owned()),
+            ..Default::default()
+        };
+        let body = ContainerCreateBody {
+            image: Some(image.to_owned()),
+            labels: Some(made_by()),
+            host_config: Some(host),
+            ..Default::default()
+        };
+        self.create(what, body).await
     }
 
     async fn create(&self, what: &str, body: ContainerCreateBody) -> Result<String> {
