@@ -90,7 +90,7 @@ pub fn way_to(published: u16) -> Option<String> {
         .ok()
         .filter(|_| host.starts_with("ssh://"))
     else {
-        return Some(format!("it is on 127.0.0.1 of {host}'s host alone"));
+        return Some("it is on 127.0.0.1 of that host alone".to_owned());
     };
     let user = user.map_or_else(String::new, |user| format!("{user}@"));
     let port = port.map_or_else(String::new, |port| format!(" -p {port}"));
