@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each test file uses its own part of it")]
 
-use crate::cluster::{Cluster, give_to_postgres, scratch_folder};
+use crate::cluster::{Cluster, give_to_postgres, scratch_folder, succeed};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -28,7 +28,7 @@ impl Stack {
         give_to_postgres(&file);
         // Where the sources lie, the server's user may not look.
         let program = folder.path().join("k1ops");
-        std::fs::copy(env!("CARGO_BIN_EXE_k1ops"), &program).unwrap();
+        copied_program(&program);
         Self { live, folder }
     }
 
@@ -145,6 +145,13 @@ impl Stack {
         found.sort();
         found
     }
+}
+
+/// By a process of its own: a child of ours that was forked meanwhile would hold a file open that we write,
+/// and nobody could run it.
+fn copied_program(place: &Path) {
+    let mut copy = Command::new("cp");
+    succeed(copy.arg("-p").arg(env!("CARGO_BIN_EXE_k1ops")).arg(place));
 }
 
 pub fn walk(folder: &Path) -> Vec<PathBuf> {
