@@ -83,10 +83,24 @@ impl Stack {
     }
 
     /// `pgbench` that writes until it is dropped.
+    ///
+    /// One client: of two, one may have noted the time of its transaction and be held up before that is in the
+    /// log, until a later one of the other is.
     pub fn load(&self) -> Load {
-        let mut pgbench = self.live.pgbench(&["--client=2", "--time=600"]);
+        let mut pgbench = self.live.pgbench(&["--client=1", "--time=3600"]);
         pgbench.stdout(Stdio::null()).stderr(Stdio::null());
         Load(pgbench.spawn().unwrap())
+    }
+
+    /// Ends the load, and what it was doing: the server may be at its last transaction still.
+    pub fn end(&self, load: Load) {
+        drop(load);
+        eventually("pgbench's sessions have ended", || {
+            let left = self
+                .live
+                .sql("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgbench'");
+            if left == "0" { Ok(()) } else { Err(left) }
+        });
     }
 
     /// `k1ops wal stream`, killed as by `kill -9` when it is dropped.
@@ -168,7 +182,7 @@ pub fn walk(folder: &Path) -> Vec<PathBuf> {
 
 /// Asks again until there is an answer.
 pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Result<T, String>) -> T {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(180);
     loop {
         match ask() {
             Ok(answer) => return answer,
