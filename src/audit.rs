@@ -24,7 +24,7 @@ use uuid::Uuid;
 /// What stands for the line before the first.
 const BEGINNING: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 /// How long to wait for another process that is writing.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// The longest line; an error's text is cut to fit.
 const LONGEST: u64 = 64 << 10;
 /// The longest text of an error or an argument, in characters.

@@ -131,13 +131,13 @@ setsid sh -c 'trap : TERM; echo $$ > hidden; while :; do sleep 1; done' &
 trap : TERM
 while :; do sleep 1; done
 '''
-timeout = 2
+timeout = 5
 ",
     );
     let said = ground.json(&["agent", "run", "slow", "t"], 1);
     assert_eq!(said["status"], "TIMED_OUT");
-    assert_eq!(said["failure"], "agent slow took longer than 2 s");
-    assert!(said["seconds"].as_f64().unwrap() < 20.0, "{said}");
+    assert_eq!(said["failure"], "agent slow took longer than 5 s");
+    assert!(said["seconds"].as_f64().unwrap() < 100.0, "{said}");
     for file in ["child", "hidden"] {
         let pid = std::fs::read_to_string(ground.path(file)).unwrap();
         assert!(!runs(pid.trim()), "{file} {pid} still runs");
@@ -151,7 +151,7 @@ fn what_an_agent_leaves_behind_ends_with_it() {
         Ground::new("[agents.leaver]\nshell = 'setsid sleep 300 & echo $! > child; echo done'\n");
     let begun = Instant::now();
     ground.json(&["agent", "run", "leaver", "t"], 0);
-    assert!(begun.elapsed() < Duration::from_secs(20));
+    assert!(begun.elapsed() < Duration::from_secs(100));
     let pid = std::fs::read_to_string(ground.path("child")).unwrap();
     assert!(!runs(pid.trim()));
     assert_eq!(ground.row("stdout_log"), "done\n");

@@ -134,7 +134,7 @@ fn half_a_line_is_taken_off_and_a_killed_change_shows() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(120);
     while !lock.exists() {
         assert!(Instant::now() < deadline);
         std::thread::yield_now();

@@ -72,6 +72,7 @@ fn strangers_and_the_killed_leave_nothing(sshd: &Sshd, bench: &Bench) {
     until("it is connected", || temporary() > 0);
     following.kill().unwrap();
     following.wait().unwrap();
+    sshd.until_no_ssh_is_left();
     std::fs::remove_dir_all(sshd.temporary()).unwrap();
     std::fs::create_dir_all(sshd.temporary()).unwrap();
     sshd.assert_nothing_is_left();

@@ -20,6 +20,9 @@ use support::{on_server, scratch_database};
 /// More than one bench at a time would only make each slower than its time limit.
 static ONE_BENCH: Mutex<()> = Mutex::new(());
 
+/// What a busy host may take for something that usually is there at once.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 fn one_bench() -> MutexGuard<'static, ()> {
     ONE_BENCH.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -86,7 +89,7 @@ impl Bench {
     /// Nothing of it runs. What was killed has the time that a busy host needs to take its memory back.
     #[track_caller]
     fn assert_nothing_runs(&self) {
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + PATIENCE;
         while !self.processes().is_empty() {
             assert!(
                 Instant::now() < deadline,
@@ -149,9 +152,16 @@ fn put_to_work(bench: &Bench, address: &str) -> Vec<String> {
             ids.push(id.unwrap());
         }
         // One task is in a worker's hands when the backup is taken.
-        let wait = Duration::from_secs(4);
-        let taken = client.poll_tasks("drilled", "mine", 1, wait).await.unwrap();
-        assert_eq!(taken.len(), 1);
+        let (wait, deadline) = (Duration::from_secs(4), Instant::now() + PATIENCE);
+        while client
+            .poll_tasks("drilled", "mine", 1, wait)
+            .await
+            .unwrap()
+            .len()
+            != 1
+        {
+            assert!(Instant::now() < deadline, "no task is handed out");
+        }
         ids
     })
 }
@@ -272,7 +282,7 @@ fn kill_a_drill(bench: &Bench) {
         let folder = std::fs::read_dir(bench.own("drills")).ok()?.next()?.ok()?;
         std::fs::read(folder.path().join(".conductor/run/server.json")).ok()
     };
-    let deadline = Instant::now() + Duration::from_secs(120);
+    let deadline = Instant::now() + 2 * PATIENCE;
     while server().is_none() {
         assert!(Instant::now() < deadline, "no server is started");
         std::thread::sleep(Duration::from_millis(50));

@@ -71,6 +71,7 @@ fn a_whole_stack_is_drilled_and_nothing_is_left() {
     }
     killed.kill().unwrap();
     killed.wait().unwrap();
+    bench.until_compose_has_ended();
     assert!(!objects().is_empty());
 
     let report = bench.json(&["drill"], 0);

@@ -341,9 +341,7 @@ fn forged_tokens_are_refused(bench: &Bench, issuer: &Issuer) {
         403
     );
     // One that was good, and has ended.
-    let brief = issuer.token("brief", issuer::BRIEF);
-    assert_eq!(stranger.with(&brief), 200);
-    let end = parts(&brief).1["exp"].as_i64().unwrap();
+    let (brief, end) = let_in_before_its_end(&stranger, issuer);
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
         let (before, code) = (chrono::Utc::now().timestamp(), stranger.with(&brief));
@@ -359,6 +357,24 @@ fn forged_tokens_are_refused(bench: &Bench, issuer: &Issuer) {
             "let in after its end"
         );
         std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// A token that serves two seconds and was let in within them, and when they are over.
+fn let_in_before_its_end(stranger: &Stranger<'_>, issuer: &Issuer) -> (String, i64) {
+    let deadline = Instant::now() + Duration::from_secs(120);
+    loop {
+        let brief = issuer.token("brief", issuer::BRIEF);
+        let end = parts(&brief).1["exp"].as_i64().unwrap();
+        let code = stranger.with(&brief);
+        if code == 200 {
+            return (brief, end);
+        }
+        // A busy host may have asked too late.
+        assert!(
+            chrono::Utc::now().timestamp() >= end && Instant::now() < deadline,
+            "refused before its end: {code}"
+        );
     }
 }
 
@@ -584,7 +600,7 @@ fn the_doctor_tries_it(bench: &Bench, issuer: &Issuer) {
         std::fs::write(&cfg, text).unwrap();
         docker_out(&["restart", &bench.container("gateway")]);
         let stranger = Stranger { bench };
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + Duration::from_secs(120);
         let token = issuer.token("k1ops", issuer::SECRET);
         let header = format!("Authorization: Bearer {token}");
         let quiet = [

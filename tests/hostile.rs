@@ -270,7 +270,7 @@ fn bomb(codec: Codec) -> Vec<u8> {
 /// A bomb or a size that is believed would end it.
 fn in_little_memory(scratch: &Scratch, arguments: &[&str]) -> (Option<i32>, String) {
     let output = std::process::Command::new("timeout")
-        .args(["60", "sh", "-c", "ulimit -v 1500000; exec \"$@\"", "sh"])
+        .args(["600", "sh", "-c", "ulimit -v 1500000; exec \"$@\"", "sh"])
         .arg(env!("CARGO_BIN_EXE_k1ops"))
         .args(arguments)
         .current_dir(scratch.path())

@@ -63,7 +63,7 @@ fn a_package_is_installed_upgraded_and_removed_and_data_stays() {
     let image = testbed("JAVA_IMAGE");
     let mount = format!("{}:/packages:ro", folder.path().display());
     let run = Command::new("timeout")
-        .args(["300", "docker", "run", "--rm", "-u", "0", "-v", &mount])
+        .args(["1200", "docker", "run", "--rm", "-u", "0", "-v", &mount])
         .args(["--entrypoint", "sh", &image, "-c", LIFE])
         .output()
         .unwrap();

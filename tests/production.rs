@@ -155,7 +155,7 @@ fn harden(bench: &Bench) {
     assert!(!bench.docker_folder().join("secrets/ca.key").exists());
     let mut killed = bench.command(&["harden", "--yes"]).spawn().unwrap();
     let kept = bench.folder.path().join(".conductor/hardened");
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(240);
     let is_kept = || {
         let folders = std::fs::read_dir(&kept).into_iter().flatten().flatten();
         folders
@@ -168,6 +168,7 @@ fn harden(bench: &Bench) {
     }
     killed.kill().unwrap();
     killed.wait().unwrap();
+    bench.until_compose_has_ended();
     // Neither half: what runs goes on, as it was or hardened.
     assert_code(&bench.run(&["start"]), 0);
     let done = bench.run(&["harden", "--yes"]);

@@ -263,7 +263,7 @@ fn servers_die(bench: &Bench, load: &Load) {
     let starter = Starter::of(bench, load);
     let kills = kill_one_after_the_other(bench, load);
     let ids = starter.thread.join().unwrap();
-    all_end(bench, &ids, Duration::from_secs(300));
+    all_end(bench, &ids, Duration::from_secs(900));
     let took = begun.elapsed().as_secs_f64();
     let (unanswered, answered, longest) = reader.stop();
     eprintln!(
@@ -296,6 +296,7 @@ fn kill_one_after_the_other(bench: &Bench, load: &Load) -> u64 {
         } else {
             std::thread::sleep(load.every);
             all_healthy(bench);
+            all_used(bench);
             // The first one is killed however slow the host is.
             if kills > 0 && number("SECONDS").is_some() && begun.elapsed() > load.time {
                 break;
@@ -327,7 +328,7 @@ fn all_servers_die(bench: &Bench) {
         kill(&server);
     }
     let ids = starter.thread.join().unwrap();
-    all_end(bench, &ids, Duration::from_secs(300));
+    all_end(bench, &ids, Duration::from_secs(900));
     eprintln!(
         "both killed at once: {} workflows, {} runs of agents",
         ids.len(),
@@ -404,11 +405,30 @@ fn all_healthy(bench: &Bench) {
     }
 }
 
+/// The balancer looks for itself, and may find out a moment later that a server is well again.
+fn all_used(bench: &Bench) {
+    let (balancer, all) = (bench.container("balancer"), servers(bench).len());
+    let ask = ["exec", &balancer, "sh", "/usr/local/etc/haproxy/ask.sh"];
+    let begun = Instant::now();
+    loop {
+        let said = docker_out(&[&ask[..], &["show stat"]].concat());
+        let up = said.lines().filter(|line| {
+            line.starts_with("conductor,conductor-")
+                && line.split(',').nth(17).is_some_and(|s| s.starts_with("UP"))
+        });
+        if up.count() == all {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "{said}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
 fn until_healthy(container: &str) {
     let begun = Instant::now();
     while health(container) != "healthy" {
         assert!(
-            begun.elapsed() < Duration::from_secs(240),
+            begun.elapsed() < Duration::from_secs(400),
             "{container} is not healthy"
         );
         std::thread::sleep(Duration::from_millis(300));

@@ -141,14 +141,16 @@ fn in_turn(hosts: &[Ground; 2]) {
     let mut starts = hosts
         .each_ref()
         .map(|host| host.command(&["start"]).spawn().unwrap());
-    let mut ended = [None, None];
-    until("both have started", || {
-        for (start, end) in starts.iter_mut().zip(&mut ended) {
-            if end.is_none() && start.try_wait().unwrap().is_some() {
-                *end = Some(chrono::Utc::now());
+    let mut well = [None, None];
+    until("both are well", || {
+        for (place, seen) in well.iter_mut().enumerate() {
+            if seen.is_none() && is_well(&hosts[place]) {
+                *seen = Some(chrono::Utc::now());
             }
         }
-        ended.iter().all(Option::is_some)
+        let mut ends = starts.iter_mut().map(|start| start.try_wait().unwrap());
+        let has_failed = ends.any(|end| end.is_some_and(|end| !end.success()));
+        has_failed || well.iter().all(Option::is_some)
     });
     for start in starts {
         assert_code(&start.wait_with_output().unwrap(), 0);
@@ -159,10 +161,18 @@ fn in_turn(hosts: &[Ground; 2]) {
         at.parse::<chrono::DateTime<chrono::Utc>>().unwrap()
     });
     let [first, second] = if begun[0] < begun[1] { [0, 1] } else { [1, 0] };
-    let first_is_well = ended[first].unwrap();
-    // k1ops looks again at most half a second after the first one is well, and is seen to have ended after that.
+    let first_is_well = well[first].unwrap();
+    // It is seen here a moment after it is so, and k1ops of the second host waits for that of the first to see it too.
     let overlap = first_is_well - begun[second];
     assert!(overlap < chrono::TimeDelta::seconds(5), "{overlap}");
+}
+
+/// Its server answers from its database. What does not come soon is asked for again.
+fn is_well(host: &Ground) -> bool {
+    let url = format!("http://127.0.0.1:{}/api/metadata/taskdefs", host.port);
+    let curl = ["-fsS", "--noproxy", "*", "--max-time", "2", &url];
+    let asked = Command::new("curl").args(curl).output().unwrap();
+    asked.status.success()
 }
 
 fn defined(host: &Ground) -> &'static str {

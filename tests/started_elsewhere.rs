@@ -85,6 +85,8 @@ fn a_start_that_is_killed_goes_on(place: &Place) {
     });
     starting.kill().unwrap();
     starting.wait().unwrap();
+    place.sshd.until_no_ssh_is_left();
+    place.bench.until_compose_has_ended();
     std::fs::remove_dir_all(place.sshd.temporary()).unwrap();
 
     let output = place.run(&["start"]);

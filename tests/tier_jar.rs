@@ -86,9 +86,9 @@ impl Drop for Bench {
 
 #[track_caller]
 fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(120);
+    let deadline = Instant::now() + Duration::from_secs(600);
     while !condition() {
-        assert!(Instant::now() < deadline, "not within two minutes: {what}");
+        assert!(Instant::now() < deadline, "not within ten minutes: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

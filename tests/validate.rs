@@ -172,12 +172,20 @@ fn wiped_data_and_a_dead_worker_are_noticed() {
     let holder = |folder: &Path| {
         let lock = folder.join(".conductor/run/worker.lock");
         let text = std::fs::read_to_string(lock).unwrap_or_default();
-        let pid = text.rsplit_once("PID ")?.1.trim_end_matches(')').parse();
+        let pid = text.rsplit_once("PID ")?.1.strip_suffix(')')?.parse();
         pid.ok()
     };
     let folder = run.when("the worker", |folder| holder(folder).is_some());
     let first: u32 = holder(&folder).unwrap();
-    run.when("the stop", |folder| !state(folder).exists());
+    // Between a stop and a start there is little time. A server that has just been started has not come to its
+    // data yet either.
+    let server = |folder: &Path| -> Option<Value> {
+        let text = std::fs::read(state(folder)).ok()?;
+        let state: Value = serde_json::from_slice(&text).ok()?;
+        Some(state["process"].clone())
+    };
+    let stopped = server(&folder);
+    run.when("the stop", |folder| server(folder) != stopped);
     for suffix in ["", "-wal", "-shm"] {
         let file = format!(".conductor/data/conductor.db{suffix}");
         let _ = std::fs::remove_file(folder.join(file));
@@ -200,7 +208,9 @@ fn every_other_fault_is_noticed_and_told_apart() {
     let _one = one();
     // The second stack's server dies at once.
     let dies = "case \"$SPRING_APPLICATION_JSON\" in *stacks/fallback*) exit 1 ;; esac";
-    let java = Java::beside(&format!("{dies}\n{LIAR_AND_HOG}"));
+    // Where the server is moved to.
+    let real = k1ops::adapters::port::any_free().unwrap();
+    let java = Java::beside(&format!("{dies}\nexport REAL={real}\n{LIAR_AND_HOG}"));
     let ground = Ground::new(1, &java.setting());
     let only = "fallback,single,chain,parallel,resources,health";
     let mut run = validate(&ground, only, &["--jobs", "1"]);
@@ -233,7 +243,6 @@ fn every_other_fault_is_noticed_and_told_apart() {
 /// The server is moved to another port; on its own, something answers the questions about health with
 /// what the server said when it was well, and hands on everything else. And 1.7 GB are held.
 const LIAR_AND_HOG: &str = r#"
-export REAL=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 export PORT=$(printf %s "$SPRING_APPLICATION_JSON" | python3 -c 'import json, sys; print(json.load(sys.stdin)["server.port"])')
 python3 - <<'LIAR' &
 import http.server, os, threading, time, urllib.error, urllib.request

@@ -277,17 +277,17 @@ fn a_local_run_is_ended_from_elsewhere() {
     let folder = ground.path(".conductor/workflows");
     let mut id = String::new();
     until("it runs", || {
-        let file = std::fs::read_dir(&folder)
-            .ok()
-            .and_then(|mut files| files.next());
-        let Some(Ok(file)) = file else { return false };
-        file.path()
-            .file_stem()
+        let files = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+        // A file that is half written has no such name yet.
+        let mut files = files.map(|file| file.path());
+        let file = files.find(|path| path.extension().is_some_and(|end| end == "json"));
+        let Some(file) = file else { return false };
+        file.file_stem()
             .unwrap()
             .to_str()
             .unwrap()
             .clone_into(&mut id);
-        std::fs::read_to_string(file.path()).is_ok_and(|text| text.contains("task-1\":{"))
+        std::fs::read_to_string(file).is_ok_and(|text| text.contains("task-1\":{"))
     });
     ground.json(&["workflow", "terminate", &id, "--yes"], 0);
     let pid = child.id().to_string();

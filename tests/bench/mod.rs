@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// More than one server at a time would only make each slower than its time limit.
 static ONE_STACK: Mutex<()> = Mutex::new(());
@@ -108,6 +109,27 @@ impl Bench {
         left.extend(lines_of(&["volume", "ls"], &format("{{.Name}}")));
         left.extend(lines_of(&["network", "ls"], &format("{{.Name}}")));
         left
+    }
+
+    /// Compose does what it has begun when the k1ops that runs it is killed, and ends when it has something to say.
+    #[track_caller]
+    pub fn until_compose_has_ended(&self) {
+        let folder = self.folder.path().canonicalize().unwrap();
+        let folder = folder.display().to_string();
+        let runs = || {
+            let all = std::fs::read_dir("/proc").unwrap().flatten();
+            let mut lines =
+                all.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+            lines.any(|line| {
+                let line = String::from_utf8_lossy(&line);
+                line.contains("--project-directory") && line.contains(&folder)
+            })
+        };
+        let deadline = Instant::now() + Duration::from_secs(300);
+        while runs() {
+            assert!(Instant::now() < deadline, "Compose goes on");
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     pub fn url(&self, path: &str) -> String {

@@ -1,7 +1,7 @@
 //! A terminal in a scratch folder: the steps of a page run in it, in their order, in one shell.
 
 use crate::alike;
-use crate::cluster::give_to_postgres;
+use crate::cluster::{give_to_postgres, succeed};
 use crate::page::{Page, Step};
 use regex::Regex;
 use std::path::{Path, PathBuf};
@@ -67,7 +67,14 @@ impl Host {
         // Where the sources lie, that user may not look.
         let folder = self.root().join(".bin");
         std::fs::create_dir(&folder).unwrap();
-        std::fs::copy(env!("CARGO_BIN_EXE_k1ops"), folder.join("k1ops")).unwrap();
+        // By a process of its own: a child of ours that was forked meanwhile would hold a file open that
+        // we write, and nobody could run it.
+        succeed(
+            Command::new("cp")
+                .arg("-p")
+                .arg(env!("CARGO_BIN_EXE_k1ops"))
+                .arg(&folder),
+        );
         self.programs.insert(0, folder);
         self.server_user = rustix::process::geteuid().is_root();
     }

@@ -424,6 +424,13 @@ pub fn free_port() -> u16 {
     k1ops::adapters::port::any_free().unwrap()
 }
 
+/// One whose next neighbour is given to nobody else either: that is where k1ops moves to.
+pub fn free_port_with_its_neighbour() -> u16 {
+    let pairs = std::iter::repeat_with(|| (free_port(), free_port())).take(1000);
+    let mut pairs = pairs.filter(|(port, next)| *next == *port + 1);
+    pairs.next().unwrap().0
+}
+
 #[track_caller]
 pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(120);

@@ -2,7 +2,7 @@
 //! reached, Java and the JAR, Docker and memory): the fault named, the remedy applied, the fault
 //! gone. And `--fix` and `--kill`, which do that for the user.
 
-use super::bed::{Bed, Listener, mode_of, succeed, until};
+use super::bed::{Bed, Listener, free_port_with_its_neighbour, mode_of, succeed, until};
 use super::host::old_java;
 use super::postgres::{new_server, url};
 use std::process::Command;
@@ -34,7 +34,9 @@ fn export(bed: &mut Bed, remedy: &str) {
 
 #[test]
 fn a_port_conflict_is_mended_by_fix_and_the_file_keeps_its_comments() {
-    let bed = Bed::healthy();
+    let mut bed = Bed::healthy();
+    // Else a test beside this one may listen where the remedy has just moved to.
+    bed.port = free_port_with_its_neighbour();
     let text = format!(
         "# ours\ntier   = 'jar'   # for now\n\n[ports] # local\nconductor =  {}   # the API\n",
         bed.port

@@ -32,7 +32,8 @@ pub fn succeed(command: &mut Command) -> String {
 pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !is_so() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "not so: {what}");
+        assert!(begun.elapsed() < Duration::from_secs(240), "not so: {what}");
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -138,6 +139,12 @@ impl Sshd {
             .flatten()
             .collect();
         assert!(left.is_empty(), "{left:?}");
+        self.until_no_ssh_is_left();
+    }
+
+    /// Of a k1ops that was killed too: one that was about to connect makes its socket before it ends.
+    #[track_caller]
+    pub fn until_no_ssh_is_left(&self) {
         let of_us = self.folder.path().display().to_string();
         let ssh = || succeed(Command::new("ps").args(["-eo", "args"]));
         until("no ssh is left", || {

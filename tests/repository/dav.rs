@@ -49,7 +49,7 @@ impl Dav {
             port,
             folder,
         };
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_secs(240);
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             let ended = server.child.try_wait().unwrap();
             assert!(ended.is_none(), "wsgidav has ended: {ended:?}");

@@ -89,7 +89,7 @@ fn a_host_is_lost(make: Make, is_encrypted: bool) {
 
     let load = stack.load();
     wait_for_rows(&stack.live, 1500);
-    drop(load);
+    stack.end(load);
     let rows = number(&stack.live, COUNT);
     let moment = now(&stack.live);
     stack.live.sql("DELETE FROM pgbench_history");

@@ -79,7 +79,7 @@ impl Server {
             port,
             _folder: folder,
         };
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_secs(240);
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             assert!(Instant::now() < deadline, "{make:?} does not listen");
             std::thread::yield_now();

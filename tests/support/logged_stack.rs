@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each test file uses its own part of it")]
 
-use crate::cluster::{Cluster, give_to_postgres, scratch_folder};
+use crate::cluster::{Cluster, give_to_postgres, scratch_folder, succeed};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -28,7 +28,7 @@ impl Stack {
         give_to_postgres(&file);
         // Where the sources lie, the server's user may not look.
         let program = folder.path().join("k1ops");
-        std::fs::copy(env!("CARGO_BIN_EXE_k1ops"), &program).unwrap();
+        copied_program(&program);
         Self { live, folder }
     }
 
@@ -83,10 +83,24 @@ impl Stack {
     }
 
     /// `pgbench` that writes until it is dropped.
+    ///
+    /// One client: of two, one may have noted the time of its transaction and be held up before that is in the
+    /// log, until a later one of the other is.
     pub fn load(&self) -> Load {
-        let mut pgbench = self.live.pgbench(&["--client=2", "--time=600"]);
+        let mut pgbench = self.live.pgbench(&["--client=1", "--time=3600"]);
         pgbench.stdout(Stdio::null()).stderr(Stdio::null());
         Load(pgbench.spawn().unwrap())
+    }
+
+    /// Ends the load, and what it was doing: the server may be at its last transaction still.
+    pub fn end(&self, load: Load) {
+        drop(load);
+        eventually("pgbench's sessions have ended", || {
+            let left = self
+                .live
+                .sql("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgbench'");
+            if left == "0" { Ok(()) } else { Err(left) }
+        });
     }
 
     /// `k1ops wal stream`, killed as by `kill -9` when it is dropped.
@@ -147,6 +161,13 @@ impl Stack {
     }
 }
 
+/// By a process of its own: a child of ours that was forked meanwhile would hold a file open that we write,
+/// and nobody could run it.
+fn copied_program(place: &Path) {
+    let mut copy = Command::new("cp");
+    succeed(copy.arg("-p").arg(env!("CARGO_BIN_EXE_k1ops")).arg(place));
+}
+
 pub fn walk(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -161,7 +182,7 @@ pub fn walk(folder: &Path) -> Vec<PathBuf> {
 
 /// Asks again until there is an answer.
 pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Result<T, String>) -> T {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(180);
     loop {
         match ask() {
             Ok(answer) => return answer,
