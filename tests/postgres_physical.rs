@@ -110,12 +110,16 @@ fn assert_no_archive(folder: &Path) {
 /// A temporary slot goes when the server has noticed that its connection has ended.
 #[track_caller]
 fn until_no_slot_is_left(live: &Cluster) {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    while live.sql("SELECT count(*) FROM pg_replication_slots") != "0" {
-        assert!(
-            std::time::Instant::now() < deadline,
-            "the slot outlives its connection"
-        );
+    let slots = "SELECT count(*) FROM pg_replication_slots";
+    until_it_says(live, slots, "0", 60, "the slot outlives its connection");
+}
+
+/// Asks until the answer is `wanted`, and is `otherwise` after so many seconds.
+#[track_caller]
+fn until_it_says(live: &Cluster, sql: &str, wanted: &str, seconds: u64, otherwise: &str) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(seconds);
+    while live.sql(sql) != wanted {
+        assert!(std::time::Instant::now() < deadline, "{otherwise}");
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
 }
@@ -273,14 +277,8 @@ fn encrypt(live: &Cluster) {
     cluster::give_to_postgres(&certificate);
     live.sql("ALTER SYSTEM SET ssl = on");
     live.sql("SELECT pg_reload_conf()");
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
-    while live.sql("SHOW ssl") != "on" {
-        assert!(
-            std::time::Instant::now() < deadline,
-            "the server does not take TLS up"
-        );
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+    let otherwise = "the server does not take TLS up";
+    until_it_says(live, "SHOW ssl", "on", 30, otherwise);
 }
 
 fn assert_refused(error: &Error, kind: ErrorKind, hint: &str) {

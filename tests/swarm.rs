@@ -10,7 +10,7 @@
 
 mod bench;
 
-use bench::{Bench, assert_code, docker_out, testbed, text};
+use bench::{Bench, as_root, assert_code, docker_out, testbed, text};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -27,15 +27,6 @@ const DIGEST: &str = r"SELECT string_agg(format('%s %s', table_name, md5(query_t
         format('SELECT * FROM %I t ORDER BY t::text', table_name), true, true, '')::text)), E'\n'
         ORDER BY table_name)
     FROM information_schema.tables WHERE table_schema = 'public' AND table_type = 'BASE TABLE'";
-
-fn as_root(program: &str) -> Command {
-    if rustix::process::geteuid().is_root() {
-        return Command::new(program);
-    }
-    let mut command = Command::new("sudo");
-    command.args(["-n", program]);
-    command
-}
 
 /// An engine that nobody else uses, and whose network nobody else sees: its rules and bridges must not meet those of
 /// this host's engine.

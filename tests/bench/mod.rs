@@ -156,6 +156,16 @@ impl Drop for Bench {
     }
 }
 
+/// A command as root: this user, or `sudo` without a password.
+pub fn as_root(program: &str) -> Command {
+    if rustix::process::geteuid().is_root() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("sudo");
+    command.args(["-n", program]);
+    command
+}
+
 pub fn free_port() -> u16 {
     k1ops::adapters::port::any_free().unwrap()
 }

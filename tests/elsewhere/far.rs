@@ -1,7 +1,7 @@
 //! An engine of the test's own that speaks TLS, and certificates.
 
-use super::{as_root, is_open, succeed, until};
-use crate::bench::free_port;
+use super::{is_open, succeed, until};
+use crate::bench::{as_root, free_port};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use tempfile::TempDir;
@@ -119,11 +119,11 @@ impl Drop for Far {
     }
 }
 
-pub fn openssl(arguments: &[&str], folder: &Path) {
+fn openssl(arguments: &[&str], folder: &Path) {
     succeed(Command::new("openssl").args(arguments).current_dir(folder));
 }
 
-pub fn authority(folder: &Path) {
+fn authority(folder: &Path) {
     std::fs::create_dir(folder).unwrap();
     let name = folder.file_name().unwrap().to_string_lossy();
     openssl(
@@ -149,7 +149,7 @@ pub fn authority(folder: &Path) {
 }
 
 /// A key and a certificate of this authority, with an extension.
-pub fn sign(authority: &Path, folder: &Path, extension: &str) {
+fn sign(authority: &Path, folder: &Path, extension: &str) {
     std::fs::create_dir(folder).unwrap();
     std::fs::write(folder.join("extension"), extension).unwrap();
     openssl(

@@ -4,6 +4,8 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 pub mod far;
+#[path = "../ssh/mod.rs"]
+mod ssh;
 
 use crate::bench::{Bench, free_port, text};
 use std::os::unix::fs::PermissionsExt;
@@ -11,16 +13,6 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-
-/// A command as root: this user, or `sudo` without a password.
-pub fn as_root(program: &str) -> Command {
-    if rustix::process::geteuid().is_root() {
-        return Command::new(program);
-    }
-    let mut command = Command::new("sudo");
-    command.args(["-n", program]);
-    command
-}
 
 #[track_caller]
 pub fn succeed(command: &mut Command) -> String {
@@ -54,11 +46,7 @@ impl Sshd {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         for name in ["host", "user", "stranger"] {
-            succeed(
-                Command::new("ssh-keygen")
-                    .args(["-q", "-t", "ed25519", "-N", "", "-f"])
-                    .arg(at(name)),
-            );
+            ssh::make_key(&at(name));
         }
         let port = free_port();
         let config = format!(
@@ -91,16 +79,7 @@ impl Sshd {
     /// Has `ssh` expect the host key `host`, and show the key `user`.
     pub fn know(&self, host: &str, user: &str) {
         let at = |name: &str| self.folder.path().join(name).display().to_string();
-        let key = std::fs::read_to_string(at(&format!("{host}.pub"))).unwrap();
-        let known = format!("[127.0.0.1]:{} {key}", self.port);
-        std::fs::write(at("known_hosts"), known).unwrap();
-        let config = format!(
-            "IdentityFile {}\nIdentitiesOnly yes\nIdentityAgent none\nUserKnownHostsFile {}\n\
-             GlobalKnownHostsFile /dev/null\nStrictHostKeyChecking yes\n",
-            at(user),
-            at("known_hosts")
-        );
-        std::fs::write(at("ssh_config"), config).unwrap();
+        ssh::configure(self.folder.path(), self.port, host, user);
         let bin = self.folder.path().join("bin");
         std::fs::create_dir_all(&bin).unwrap();
         let script = format!(
@@ -163,7 +142,7 @@ impl Drop for Sshd {
 }
 
 /// Where `scripts/test` has it, which installs no service.
-pub fn sshd() -> PathBuf {
+fn sshd() -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain([PathBuf::from("/usr/sbin")])

@@ -29,5 +29,7 @@ mod logged_stack;
 mod scratch;
 mod servers;
 mod sftp;
+#[path = "../ssh/mod.rs"]
+mod ssh;
 #[path = "../support/mod.rs"]
 mod support;

@@ -4,6 +4,7 @@
 use crate::journey::{killed_on_the_way, there_and_back};
 use crate::scratch::Scratch;
 use crate::servers::program;
+use crate::ssh;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -20,7 +21,7 @@ impl Sftp {
     pub fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         for name in ["host", "user", "stranger"] {
-            key(&folder.path().join(name));
+            ssh::make_key(&folder.path().join(name));
         }
         let mut server = Self {
             child: serve(folder.path()),
@@ -34,17 +35,7 @@ impl Sftp {
 
     /// Writes the configuration of `ssh` for a key.
     fn configure(&self, name: &str) {
-        let at = |name: &str| self.folder.path().join(name).display().to_string();
-        let host_key = std::fs::read_to_string(at("host.pub")).unwrap();
-        let known = format!("[127.0.0.1]:{} {host_key}", self.port);
-        std::fs::write(at("known_hosts"), known).unwrap();
-        let config = format!(
-            "IdentityFile {}\nIdentitiesOnly yes\nIdentityAgent none\nUserKnownHostsFile {}\n\
-             GlobalKnownHostsFile /dev/null\nStrictHostKeyChecking yes\n",
-            at(name),
-            at("known_hosts")
-        );
-        std::fs::write(at("ssh_config"), config).unwrap();
+        ssh::configure(self.folder.path(), self.port, "host", name);
     }
 
     pub fn stack(&self) -> Scratch {
@@ -84,14 +75,6 @@ impl Drop for Sftp {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn key(file: &Path) {
-    let made = Command::new("ssh-keygen")
-        .args(["-q", "-t", "ed25519", "-N", "", "-f"])
-        .arg(file)
-        .status();
-    assert!(made.unwrap().success());
 }
 
 fn serve(folder: &Path) -> Child {
