@@ -93,7 +93,7 @@ pub(super) async fn run(args: &StartArgs, context: &Context) -> Result<ExitCode>
     let stack = context.stack()?;
     // The K1 tables are there from the first start on, whichever tier runs.
     Store::of(&stack, &events).await?;
-    if report.server.is_some() && report.health.is_some() && report.is_well() {
+    if report.health.is_some() && report.is_well() {
         restore::requeue_pending(&stack, &events, interrupt).await?;
     }
     tell_monitoring(&stack, context).await;

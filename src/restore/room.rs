@@ -15,7 +15,6 @@ use crate::error::{Error, Result};
 use crate::event::Events;
 use crate::stack::Stack;
 use crate::stack::docker::{Deployment, Service};
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Left free on the disk besides what is written, for logs and journals.
@@ -55,24 +54,23 @@ pub(super) async fn check(
     if files + MARGIN <= free {
         return Ok((files, free));
     }
-    Err(no_room(folder, free, files))
+    Err(no_room(&folder.display().to_string(), free, files))
 }
 
 /// The disk below the server of the database, or below the engine of the volumes.
 async fn check_server(stack: &Stack, volumes: u64, database: u64, events: &Events) -> Result<()> {
-    let Some((folder, free)) = place(stack).await? else {
+    let Some((disk, free)) = place(stack).await? else {
         return Ok(());
     };
     let least = volumes.saturating_add(database / AT_BEST);
     if least > free {
-        return Err(no_room(&folder, free, least));
+        return Err(no_room(&disk, free, least));
     }
     if volumes.saturating_add(database).saturating_add(MARGIN) > free {
         let text = volumes.saturating_add(database);
         events.warning_with_hint(
             format!(
-                "{} has {free} bytes free; the restored data takes up to about {text} beside the old",
-                folder.display()
+                "{disk} has {free} bytes free; the restored data takes up to about {text} beside the old"
             ),
             "Free some space first if other databases are on this disk; `k1ops undo --discard` deletes what earlier restores kept.",
         );
@@ -80,8 +78,8 @@ async fn check_server(stack: &Stack, volumes: u64, database: u64, events: &Event
     Ok(())
 }
 
-/// Where they are and what is free there, if anybody says so.
-async fn place(stack: &Stack) -> Result<Option<(PathBuf, u64)>> {
+/// What that disk is called and what is free there, if anybody says so.
+async fn place(stack: &Stack) -> Result<Option<(String, u64)>> {
     let folder = if stack.is_in_docker()? {
         let engine = Engine::find().await?;
         if is_elsewhere() {
@@ -95,12 +93,12 @@ async fn place(stack: &Stack) -> Result<Option<(PathBuf, u64)>> {
         None
     };
     folder
-        .map(|folder| Ok((folder.clone(), free_space(&folder)?)))
+        .map(|folder| Ok((folder.display().to_string(), free_space(&folder)?)))
         .transpose()
 }
 
 /// The disk of an engine on another host, as a container sees it that runs there.
-async fn over_there(stack: &Stack, engine: &Engine) -> Result<Option<(PathBuf, u64)>> {
+async fn over_there(stack: &Stack, engine: &Engine) -> Result<Option<(String, u64)>> {
     let deployment = Deployment::of(stack)?;
     for service in [Service::Postgres, Service::Redis] {
         let container = deployment.container(engine, service).await?;
@@ -111,7 +109,7 @@ async fn over_there(stack: &Stack, engine: &Engine) -> Result<Option<(PathBuf, u
         let said = engine.run_inside(&container.name, "root", &ask, b"", ANSWER);
         let free = available(&String::from_utf8_lossy(&said.await?.stdout));
         let whose = format!("the disk of {}", engine.name());
-        return Ok(free.map(|free| (PathBuf::from(whose), free)));
+        return Ok(free.map(|free| (whose, free)));
     }
     Ok(None)
 }
@@ -123,10 +121,9 @@ fn available(said: &str) -> Option<u64> {
     Some(kib << 10)
 }
 
-fn no_room(folder: &Path, free: u64, needs: u64) -> Error {
+fn no_room(disk: &str, free: u64, needs: u64) -> Error {
     Error::missing(format!(
-        "{} has {free} bytes free; the restored data takes {needs} beside the old",
-        folder.display()
+        "{disk} has {free} bytes free; the restored data takes {needs} beside the old"
     ))
     .hint("Free some space; `k1ops undo --discard` deletes what earlier restores kept.")
 }

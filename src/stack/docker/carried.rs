@@ -10,7 +10,7 @@ use crate::adapters::compose::{Compose, Project};
 use crate::adapters::docker::{Engine, Filling};
 use crate::adapters::fs;
 use crate::error::{Context, Error, Result};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::MetadataExt;
@@ -316,10 +316,9 @@ fn take<T>(service: &mut Value, list: &str, look: impl Fn(&Value) -> Option<T>) 
 
 /// A volume at `place` must not hide another one.
 fn check_place(name: &str, service: &Value, place: &Path, target: &Path) -> Result<()> {
-    let is_taken =
-        |mount: &Map<String, Value>| mount["target"].as_str().map(Path::new) == Some(place);
-    let mounts = service["volumes"].as_array().into_iter().flatten();
-    let hides = mounts.filter_map(Value::as_object).any(is_taken);
+    let is_taken = |mount: &Value| mount["target"].as_str().map(Path::new) == Some(place);
+    let mut mounts = service["volumes"].as_array().into_iter().flatten();
+    let hides = mounts.any(is_taken);
     if !hides && place != Path::new("/") {
         return Ok(());
     }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// An engine, as it is noted down.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Home {
     /// What it calls itself, the same as long as its data lives.
     id: String,
@@ -54,11 +54,7 @@ pub(super) fn note(stack: &Stack, engine: &Engine) -> Result<()> {
     };
     let mut text = serde_json::to_vec_pretty(&home).context(|| "a note cannot be made")?;
     text.push(b'\n');
-    let file = file(stack);
-    if fs::read_if_there(&file)?.as_ref() == Some(&text) {
-        return Ok(());
-    }
-    fs::write_atomically(&file, &text)
+    fs::write_atomically(&file(stack), &text)
 }
 
 /// The stack has no data on any engine.
