@@ -14,7 +14,7 @@ mod logged_stack;
 mod support;
 
 use cluster::{Cluster, as_postgres, give_to_postgres, program, succeed};
-use logged_stack::{Stack, eventually, number, wait_for_promotion, wait_for_rows, walk};
+use logged_stack::{Stack, eventually, now, number, wait_for_promotion, wait_for_rows, walk};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -148,10 +148,6 @@ fn moment_between(cluster: &Cluster, from: u64, to: u64) -> String {
          SELECT to_char((t + (next - t) / 2) AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US') || ' UTC'
          FROM pair WHERE n BETWEEN {from} AND {to} AND next > t ORDER BY next - t DESC LIMIT 1"
     ))
-}
-
-fn now(cluster: &Cluster) -> String {
-    cluster.sql("SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US') || ' UTC'")
 }
 
 #[test]
@@ -440,81 +436,4 @@ fn find(stack: &Stack, segment: &str) -> PathBuf {
     let mut all = stack.segments();
     all.retain(|path| path.ends_with(&name));
     all.pop().unwrap()
-}
-
-#[test]
-fn what_the_server_recycled_is_a_gap_that_is_told_until_a_backup_is_behind_it() {
-    let stack = Stack::new("max_wal_size=32MB\nmin_wal_size=32MB\nwal_keep_size=0");
-    let streamer = stack.stream_by_slot();
-    stack.json(&["backup", "--physical"], 0);
-    drop(streamer);
-    // Without its slot, the server owes nobody anything.
-    eventually("the slot is free", || {
-        let output = stack.k1ops(&["wal", "drop-slot"]).output().unwrap();
-        if output.status.success() {
-            Ok(())
-        } else {
-            Err(String::from_utf8_lossy(&output.stderr).into_owned())
-        }
-    });
-    assert_eq!(stack.json(&["wal", "drop-slot"], 0)["removed"], false);
-    succeed(
-        &mut stack
-            .live
-            .pgbench(&["--initialize", "--quiet", "--scale=10"]),
-    );
-    for _ in 0..2 {
-        stack.live.sql("SELECT pg_switch_wal()");
-        stack.live.sql("CHECKPOINT");
-    }
-    let streamer = stack.stream();
-    eventually("the gap is told", || {
-        let log = stack.log();
-        if log.contains("there is a gap") {
-            Ok(())
-        } else {
-            Err(log)
-        }
-    });
-    stack
-        .live
-        .sql("CREATE TABLE after_the_gap AS SELECT 1 AS i");
-    let moment = now(&stack.live);
-    let lost = eventually("the log comes in again", || {
-        let wal = stack.json(&["status"], 1)["wal"].clone();
-        let young = wal["rpo_seconds"]
-            .as_f64()
-            .is_some_and(|seconds| seconds < 5.0);
-        if young && wal["lost"].is_object() {
-            Ok(wal["lost"].clone())
-        } else {
-            Err(wal.to_string())
-        }
-    });
-    stack.live.sql("SELECT pg_switch_wal()");
-    let said = eventually("verify finds the gap", || {
-        let output = stack.k1ops(&["verify"]).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        if output.status.code() == Some(4) {
-            Ok(said)
-        } else {
-            Err(said)
-        }
-    });
-    assert!(said.contains("gap: "), "{said}");
-    assert!(stack.log().contains(lost["segment"].as_str().unwrap()));
-    let said = stack.says(&["restore", "--to", &moment, "--dry-run"], 4);
-    assert!(said.contains("the write-ahead log has a gap"), "{said}");
-    let found = stack.k1ops(&["doctor", "--json"]).output().unwrap();
-    let found = String::from_utf8_lossy(&found.stdout).into_owned();
-    assert!(found.contains("the write-ahead log has a gap"), "{found}");
-
-    stack.json(&["backup", "--physical"], 0);
-    assert!(stack.json(&["status"], 1)["wal"]["lost"].is_null());
-    stack
-        .live
-        .sql("CREATE TABLE after_the_backup AS SELECT 1 AS i");
-    let moment = now(&stack.live);
-    stack.wait_for(&moment);
-    drop(streamer);
 }

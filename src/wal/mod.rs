@@ -10,6 +10,7 @@ pub mod chain;
 mod history;
 mod name;
 pub mod note;
+mod receiving;
 mod scan;
 mod store;
 mod stream;

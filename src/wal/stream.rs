@@ -8,24 +8,19 @@
 use super::history::History;
 use super::name::{Segment, parse_lsn, show_lsn};
 use super::note::{Lost, Note};
-use super::scan::server_time;
+use super::receiving::{Pause, Receiving};
 use super::store::{Listing, Store};
-use super::writer::SegmentWriter;
 use crate::adapters::fs::Lock;
 use crate::adapters::postgres::Address;
-use crate::adapters::postgres::replication::{NextTimeline, Replication, Sent, Slot, WalStream};
+use crate::adapters::postgres::replication::{Replication, Slot};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Events;
 use crate::interrupt::Interrupt;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// How often what was received is synced, and the server asked for a sign of life.
-const TICK: Duration = Duration::from_secs(1);
-/// How often the note is written.
-const NOTE: Duration = Duration::from_secs(2);
-/// A server that is asked each second and says nothing for so long is gone.
-const SILENCE: Duration = Duration::from_secs(60);
+/// The wait before the next attempt, at first.
+const SHORTEST_WAIT: Duration = Duration::from_secs(1);
 /// How long a server may take to take up a connection.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The longest wait before the next attempt.
@@ -71,10 +66,10 @@ pub async fn stream(options: &StreamOptions, events: &Events, interrupt: &Interr
         interrupt,
         locked: None,
         lost: None,
-        skip: false,
+        gone: None,
         went_well: false,
     };
-    let mut wait = TICK;
+    let mut wait = SHORTEST_WAIT;
     loop {
         let error = match receiver.connect().await {
             Ok(Ended::Interrupted) => return Ok(()),
@@ -91,7 +86,7 @@ pub async fn stream(options: &StreamOptions, events: &Events, interrupt: &Interr
             Err(error) => error,
         };
         if std::mem::take(&mut receiver.went_well) {
-            wait = TICK;
+            wait = SHORTEST_WAIT;
         }
         let hint = error.hint_text().unwrap_or("The server's log may say why.");
         events.warning_with_hint(
@@ -115,8 +110,8 @@ struct Receiver<'a> {
     locked: Option<(Store, Lock)>,
     /// What the server had recycled before it was received.
     lost: Option<Lost>,
-    /// Begin where the slot begins, not where the store ends.
-    skip: bool,
+    /// The segment that was just found to be recycled: begin where the slot begins, not where the store ends.
+    gone: Option<Segment>,
     went_well: bool,
 }
 
@@ -135,7 +130,7 @@ impl Receiver<'_> {
             segment: name,
             until: String::new(),
         });
-        self.skip = true;
+        self.gone = Some(segment);
     }
 
     async fn connect(&mut self) -> Result<Ended> {
@@ -159,10 +154,10 @@ impl Receiver<'_> {
             return Err(Error::failed("there is no store to receive into"));
         };
         let store = store.clone();
-        let slot = self.slot(&mut server).await?;
+        let slot = self.slot(&mut server, size).await?;
         let mut history = history(&mut server, &store, system.timeline).await?;
         let (mut timeline, mut position) = self.begin(&mut server, &store, &history, &slot).await?;
-        if let Some(lost) = self.lost.as_mut().filter(|_| self.skip) {
+        if let Some(lost) = self.lost.as_mut().filter(|_| self.gone.is_some()) {
             lost.until = show_lsn(position);
         }
         loop {
@@ -172,13 +167,15 @@ impl Receiver<'_> {
             ));
             let stream = server.stream_wal(&self.options.slot, &from, timeline);
             let stream = stream.await?;
-            let receiving = Receiving::new(self, &store, stream, timeline, position);
+            let note = self.note(&store, timeline, position);
+            note.write(&store)?;
+            let receiving = Receiving::new(self.interrupt, &store, stream, note, position);
             let next = match receiving.run(&mut self.went_well).await? {
                 Pause::Interrupted => return Ok(Ended::Interrupted),
                 Pause::Gone(segment) => return Ok(Ended::Gone(segment)),
                 Pause::EndOfTimeline(next) => next,
             };
-            self.skip = false;
+            self.gone = None;
             let start = parse_lsn(&next.start)
                 .ok_or_else(|| Error::failed("the server names no beginning of its timeline"))?;
             timeline = next.timeline;
@@ -211,11 +208,11 @@ impl Receiver<'_> {
         Ok(())
     }
 
-    /// The slot, made if it is not there, and made anew if the server gave up on it.
-    async fn slot(&self, server: &mut Replication) -> Result<Slot> {
+    /// The slot, made if it is not there, and made anew if what it begins with is gone.
+    async fn slot(&self, server: &mut Replication, size: u64) -> Result<Slot> {
         let name = &self.options.slot;
         match server.slot(name).await? {
-            Some(slot) if slot.restart.is_some() => return Ok(slot),
+            Some(slot) if self.is_kept(&slot, size) => return Ok(slot),
             Some(_) => server.drop_slot(name).await?,
             None => {}
         }
@@ -225,6 +222,28 @@ impl Receiver<'_> {
         ));
         let made = server.slot(name).await?;
         made.ok_or_else(|| Error::failed(format!("the replication slot {name} is gone again")))
+    }
+
+    /// Whether the server still has what the slot begins with. A slot can be set back to what is recycled, by
+    /// a receiver that reports where it began before the server looks for that; and the server gives up on
+    /// a slot that would fill its disk.
+    fn is_kept(&self, slot: &Slot, size: u64) -> bool {
+        let restart = slot.restart.as_deref().and_then(parse_lsn);
+        let is_gone = |at: u64| self.gone.is_some_and(|gone| at / size <= gone.number);
+        restart.is_some_and(|at| !is_gone(at))
+    }
+
+    fn note(&self, store: &Store, timeline: u32, position: u64) -> Note {
+        let before = Note::read(store);
+        Note {
+            stack: self.options.stack.clone(),
+            slot: self.options.slot.clone(),
+            timeline,
+            received: show_lsn(position),
+            complete_until: before.as_ref().and_then(|note| note.complete_until),
+            complete_at: before.map_or_else(String::new, |note| note.complete_at),
+            lost: self.lost.clone(),
+        }
     }
 
     /// Where to begin: behind what is there, or where the slot begins.
@@ -237,7 +256,7 @@ impl Receiver<'_> {
     ) -> Result<(u32, u64)> {
         let size = store.segment_size();
         let listing = store.list()?;
-        if !self.skip
+        if self.gone.is_none()
             && let Some(there) = resume(&listing, history, size)
         {
             return Ok(there);
@@ -298,202 +317,6 @@ async fn history(server: &mut Replication, store: &Store, timeline: u32) -> Resu
     let text = server.timeline_history(timeline).await?;
     store.put(&format!("{timeline:08X}.history"), text.as_bytes())?;
     History::parse(timeline, &text)
-}
-
-/// Why a stream paused, where it did not fail.
-enum Pause {
-    Interrupted,
-    EndOfTimeline(NextTimeline),
-    Gone(Segment),
-}
-
-/// One stream.
-struct Receiving<'a> {
-    interrupt: &'a Interrupt,
-    store: &'a Store,
-    stream: WalStream<'a>,
-    timeline: u32,
-    /// Where the next byte belongs.
-    position: u64,
-    /// Up to where everything is on disk.
-    safe: u64,
-    writer: Option<SegmentWriter<'a>>,
-    /// How far the server had got, and when.
-    heard: Option<(u64, i64)>,
-    /// When it last said that it is there.
-    alive: Option<i64>,
-    last_word: Instant,
-    note: Note,
-    noted: Instant,
-}
-
-impl<'a> Receiving<'a> {
-    fn new(
-        receiver: &Receiver<'a>,
-        store: &'a Store,
-        stream: WalStream<'a>,
-        timeline: u32,
-        position: u64,
-    ) -> Self {
-        let before = Note::read(store);
-        Self {
-            interrupt: receiver.interrupt,
-            store,
-            stream,
-            timeline,
-            position,
-            safe: position,
-            writer: None,
-            heard: None,
-            alive: None,
-            last_word: Instant::now(),
-            note: Note {
-                stack: receiver.options.stack.clone(),
-                slot: receiver.options.slot.clone(),
-                timeline,
-                received: show_lsn(position),
-                complete_until: before.as_ref().and_then(|note| note.complete_until),
-                complete_at: before.map_or_else(String::new, |note| note.complete_at),
-                lost: receiver.lost.clone(),
-            },
-            noted: Instant::now(),
-        }
-    }
-
-    async fn run(mut self, went_well: &mut bool) -> Result<Pause> {
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let interrupt = self.interrupt;
-        loop {
-            let sent = tokio::select! {
-                biased;
-                () = interrupt.raised() => {
-                    self.settle(false).await?;
-                    self.note.write(self.store)?;
-                    return Ok(Pause::Interrupted);
-                }
-                _ = tick.tick() => {
-                    self.settle(true).await?;
-                    continue;
-                }
-                sent = self.stream.next() => sent?,
-            };
-            self.last_word = Instant::now();
-            *went_well = true;
-            match sent {
-                Sent::Data {
-                    start,
-                    server_end,
-                    at,
-                    bytes,
-                } => {
-                    self.data(start, &bytes).await?;
-                    self.heard = Some((server_end, at));
-                }
-                Sent::Alive {
-                    sent_end,
-                    at,
-                    reply,
-                } => self.alive(sent_end, at, reply).await?,
-                Sent::Gone => {
-                    return Ok(Pause::Gone(Segment::at(
-                        self.timeline,
-                        self.position,
-                        self.store.segment_size(),
-                    )));
-                }
-                Sent::Done => return self.done().await,
-            }
-        }
-    }
-
-    async fn done(mut self) -> Result<Pause> {
-        self.settle(false).await?;
-        self.note.write(self.store)?;
-        match self.stream.finish().await? {
-            Some(next) => Ok(Pause::EndOfTimeline(next)),
-            None => Err(
-                Error::failed("the server ended the stream of its write-ahead log")
-                    .hint("It is being shut down, or somebody ended the session."),
-            ),
-        }
-    }
-
-    async fn data(&mut self, start: u64, mut bytes: &[u8]) -> Result<()> {
-        if start != self.position {
-            return Err(Error::failed(format!(
-                "the server sent its log from {} where {} was to come",
-                show_lsn(start),
-                show_lsn(self.position)
-            )));
-        }
-        while !bytes.is_empty() {
-            let writer = match &mut self.writer {
-                Some(writer) => writer,
-                none => {
-                    let size = self.store.segment_size();
-                    let segment = Segment::at(self.timeline, self.position, size);
-                    none.insert(SegmentWriter::begin(self.store, segment)?)
-                }
-            };
-            let fits = usize::try_from(writer.room()).map_or(bytes.len(), |r| r.min(bytes.len()));
-            let (now, later) = bytes.split_at(fits);
-            writer.add(now)?;
-            self.position = writer.position();
-            bytes = later;
-            if writer.room() == 0
-                && let Some(full) = self.writer.take()
-            {
-                full.complete()?;
-                self.safe = self.position;
-                self.stream.report(self.safe, false).await?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn alive(&mut self, sent_end: u64, at: i64, reply: bool) -> Result<()> {
-        // What was committed a moment ago may still be on its way, so that the word before this one
-        // is what holds.
-        if let Some(before) = self.alive.replace(at)
-            && sent_end <= self.position
-            && self.heard.is_none_or(|(_, at)| at < before)
-        {
-            self.heard = Some((sent_end, before));
-        }
-        if reply {
-            self.settle(false).await
-        } else {
-            Ok(())
-        }
-    }
-
-    /// Brings everything to disk, tells the server, and writes the note now and then.
-    async fn settle(&mut self, ask: bool) -> Result<()> {
-        if self.last_word.elapsed() > SILENCE {
-            return Err(Error::failed(format!(
-                "the server has said nothing for {} s",
-                SILENCE.as_secs()
-            )));
-        }
-        if let Some(writer) = &mut self.writer {
-            writer.sync()?;
-            self.safe = writer.synced();
-        }
-        self.stream.report(self.safe, ask).await?;
-        self.note.received = show_lsn(self.safe);
-        if let Some((end, at)) = self.heard
-            && end <= self.safe
-        {
-            self.note.complete_until = server_time(at).max(self.note.complete_until);
-            self.note.complete_at = show_lsn(self.safe);
-        }
-        if self.noted.elapsed() >= NOTE {
-            self.note.write(self.store)?;
-            self.noted = Instant::now();
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]

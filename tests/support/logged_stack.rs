@@ -235,3 +235,7 @@ impl Drop for Load {
 pub fn number(cluster: &Cluster, sql: &str) -> u64 {
     cluster.sql(sql).parse().unwrap()
 }
+
+pub fn now(cluster: &Cluster) -> String {
+    cluster.sql("SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US') || ' UTC'")
+}

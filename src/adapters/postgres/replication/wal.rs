@@ -159,8 +159,11 @@ impl WalStream<'_> {
         .map_err(|error| error.during(DOING))
     }
 
-    /// Tells the server up to where its log is safe here, and asks for a sign of life if `reply`.
-    pub async fn report(&mut self, safe: u64, reply: bool) -> Result<()> {
+    /// Tells the server up to where its log is safe here, which its slot is set to, and asks for a sign of life
+    /// if `reply`. `None` leaves the slot where it is.
+    pub async fn report(&mut self, safe: Option<u64>, reply: bool) -> Result<()> {
+        // The protocol's word for no position.
+        let safe = safe.unwrap_or(0);
         let mut body = BytesMut::with_capacity(34);
         body.put_u8(b'r');
         body.put_u64(safe);
