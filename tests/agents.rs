@@ -6,8 +6,10 @@
     reason = "a test may stop at the first surprise, in its helpers as well"
 )]
 
+mod patience;
 mod said;
 
+use patience::until;
 use rusqlite::Connection;
 use said::text;
 use serde_json::Value;
@@ -67,15 +69,6 @@ impl Ground {
 fn runs(pid: &str) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat"))
         .is_ok_and(|stat| !stat.rsplit_once(')').unwrap().1.starts_with(" Z"))
-}
-
-#[track_caller]
-fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !condition() {
-        assert!(Instant::now() < deadline, "not within a minute: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 #[test]

@@ -9,10 +9,12 @@
 
 mod bench;
 mod elsewhere;
+mod patience;
 
 use bench::{Bench, assert_code, assert_says, docker_out, text};
 use elsewhere::far::Far;
-use elsewhere::{Sshd, is_open, succeed, until};
+use elsewhere::{Sshd, is_open, succeed};
+use patience::until;
 use serde_json::Value;
 use std::process::{Command, Output, Stdio};
 

@@ -9,12 +9,14 @@
 )]
 
 mod bench;
+mod patience;
 
 use bench::{Bench, assert_code, assert_says, docker, docker_out, free_port, testbed};
+use patience::until;
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// This host and the other one, in a block that is for examples and is routed nowhere.
 const HERE: &str = "198.51.100.1";
@@ -192,15 +194,6 @@ impl Container {
 fn connects(address: &str, port: u16) -> bool {
     let address = (address.parse::<std::net::IpAddr>().unwrap(), port).into();
     TcpStream::connect_timeout(&address, Duration::from_secs(3)).is_ok()
-}
-
-#[track_caller]
-fn until(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !condition() {
-        assert!(Instant::now() < deadline, "{what}");
-        std::thread::yield_now();
-    }
 }
 
 #[test]

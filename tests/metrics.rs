@@ -7,8 +7,10 @@
     reason = "a test may stop at the first surprise"
 )]
 
+mod patience;
 mod scratch;
 
+use patience::until;
 use scratch::{Scratch, fill};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -17,7 +19,6 @@ use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 /// Everything that is told of a stack on which everything was done once.
 const NAMES: [&str; 18] = [
@@ -283,16 +284,4 @@ fn get(address: &str, path: &str) -> String {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer
-}
-
-#[track_caller]
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(120);
-    while !holds() {
-        assert!(
-            Instant::now() < deadline,
-            "it does not come to that: {what}"
-        );
-        std::thread::sleep(Duration::from_millis(100));
-    }
 }

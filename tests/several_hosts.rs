@@ -8,11 +8,13 @@
 )]
 
 mod jar;
+mod patience;
 #[path = "support/mod.rs"]
 mod support;
 
-use jar::{Ground, assert_code, signal, text, until};
+use jar::{Ground, assert_code, signal, text};
 use k1ops::adapters::port::any_free;
+use patience::until;
 use serde_json::{Value, json};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;

@@ -9,15 +9,16 @@
 
 #[path = "support/cluster.rs"]
 mod cluster;
+mod patience;
 mod support;
 
 use cluster::{Cluster, as_postgres, program, scratch_folder, succeed};
 use k1ops::archive::{Archive, PostgresTable};
+use patience::until;
 use serde_json::Value;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::{Duration, Instant};
 use support::Sandbox;
 use tempfile::TempDir;
 
@@ -95,13 +96,6 @@ fn back_up(sandbox: &Sandbox, arguments: &[&str], environment: &[(&str, &str)]) 
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{said}");
     (serde_json::from_slice(&output.stdout).unwrap(), said)
-}
-
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !is_so() {
-        assert!(begun.elapsed() < Duration::from_secs(180), "not so: {what}");
-    }
 }
 
 /// What the report says of the standby that was read; null if it was the primary.

@@ -9,10 +9,12 @@
 
 mod bench;
 mod elsewhere;
+mod patience;
 
 use bench::{Bench, assert_code, assert_says, docker, docker_out, lines_of, text};
+use elsewhere::Sshd;
 use elsewhere::far::Far;
-use elsewhere::{Sshd, until};
+use patience::until;
 use serde_json::Value;
 use std::path::PathBuf;
 use std::process::{Output, Stdio};

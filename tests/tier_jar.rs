@@ -8,15 +8,16 @@
     reason = "a test may stop at the first surprise, in its helpers as well"
 )]
 
+mod patience;
 mod said;
 
+use patience::until;
 use said::{assert_code, text};
 use serde_json::Value;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
 /// More than one server at a time would only make each slower than its time limit.
 static ONE_SERVER: Mutex<()> = Mutex::new(());
@@ -81,15 +82,6 @@ impl Bench {
 impl Drop for Bench {
     fn drop(&mut self) {
         let _ = self.run(&["stop"]);
-    }
-}
-
-#[track_caller]
-fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(600);
-    while !condition() {
-        assert!(Instant::now() < deadline, "not within ten minutes: {what}");
-        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -9,6 +9,7 @@
 )]
 
 mod jar;
+mod patience;
 
 use jar::{Ground, assert_code, text};
 use k1ops::config::Server;
@@ -140,7 +141,7 @@ fn half_done(ground: &Ground) -> String {
 fn do_step(ground: &Ground) {
     let path = "/tasks/poll/batch/step?count=1&timeout=1000&workerid=w";
     let mut polled = Value::Null;
-    jar::until("a task is handed out", || {
+    patience::until("a task is handed out", || {
         polled = ground.api("GET", path, &Value::Null);
         polled[0].is_object()
     });

@@ -8,13 +8,14 @@
 )]
 
 mod bench;
+mod patience;
 
 use bench::{Bench, assert_code, assert_says, define_two_tasks, docker_out, http, testbed, text};
 use k1ops::restore::crash::VARIABLE;
+use patience::until;
 use serde_json::Value;
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
 /// What names the images is the file, not the environment: an upgrade changes it.
 fn run(bench: &Bench, crash_at: &str, arguments: &[&str]) -> Output {
@@ -54,15 +55,6 @@ fn redis_runs(bench: &Bench) -> String {
     docker_out(&[&format[..], &[&container]].concat())
         .trim()
         .to_owned()
-}
-
-#[track_caller]
-fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(240);
-    while !condition() {
-        assert!(Instant::now() < deadline, "not within four minutes: {what}");
-        std::thread::sleep(Duration::from_millis(200));
-    }
 }
 
 fn do_task(bench: &Bench, name: &str) {

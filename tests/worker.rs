@@ -10,8 +10,10 @@
 )]
 
 mod jar;
+mod patience;
 
-use jar::{Ground, assert_code, runs, signal, text, until};
+use jar::{Ground, assert_code, runs, signal, text};
+use patience::until;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 

@@ -10,7 +10,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// A fault, how it is planted, and how the doctor must name it.
@@ -429,13 +428,4 @@ pub fn free_port_with_its_neighbour() -> u16 {
     let pairs = std::iter::repeat_with(|| (free_port(), free_port())).take(1000);
     let mut pairs = pairs.filter(|(port, next)| *next == *port + 1);
     pairs.next().unwrap().0
-}
-
-#[track_caller]
-pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(120);
-    while !condition() {
-        assert!(Instant::now() < deadline, "not within two minutes: {what}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
 }

@@ -1,7 +1,8 @@
 //! A real Conductor on a real PostgreSQL: well first, and then with what can happen to it.
 
-use super::bed::{Bed, until};
+use super::bed::Bed;
 use super::cluster::{as_postgres, program, succeed};
+use super::patience::until;
 use super::postgres::{new_server, url};
 use std::process::{Command, Stdio};
 

@@ -2,7 +2,8 @@
 //! name the images; without them these tests fail. Everything is made under a prefix of its own and
 //! removed again. The one double is a socket that takes a connection and never answers.
 
-use super::bed::{Bed, Fault, free_port, mode, prove, succeed, until};
+use super::bed::{Bed, Fault, free_port, mode, prove, succeed};
+use super::patience::until;
 use std::os::unix::net::UnixListener;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};

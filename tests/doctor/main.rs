@@ -24,6 +24,8 @@ mod conductor;
 mod docker;
 mod host;
 mod mend;
+#[path = "../patience/mod.rs"]
+mod patience;
 mod postgres;
 mod security;
 #[path = "../support/mod.rs"]

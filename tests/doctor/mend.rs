@@ -2,8 +2,9 @@
 //! reached, Java and the JAR, Docker and memory): the fault named, the remedy applied, the fault
 //! gone. And `--fix` and `--kill`, which do that for the user.
 
-use super::bed::{Bed, Listener, free_port_with_its_neighbour, mode_of, succeed, until};
+use super::bed::{Bed, Listener, free_port_with_its_neighbour, mode_of, succeed};
 use super::host::old_java;
+use super::patience::until;
 use super::postgres::{new_server, url};
 use std::process::Command;
 

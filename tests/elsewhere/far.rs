@@ -1,7 +1,8 @@
 //! An engine of the test's own that speaks TLS, and certificates.
 
-use super::{is_open, succeed, until};
+use super::{is_open, succeed};
 use crate::bench::{as_root, free_port};
+use crate::patience::until;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use tempfile::TempDir;

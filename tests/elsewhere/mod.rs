@@ -8,10 +8,10 @@ pub mod far;
 mod ssh;
 
 use crate::bench::{Bench, free_port, text};
+use crate::patience::until;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 #[track_caller]
@@ -19,14 +19,6 @@ pub fn succeed(command: &mut Command) -> String {
     let output = command.stdin(Stdio::null()).output().unwrap();
     assert!(output.status.success(), "{command:?}: {}", text(&output));
     String::from_utf8(output.stdout).unwrap()
-}
-
-pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !is_so() {
-        assert!(begun.elapsed() < Duration::from_secs(240), "not so: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 pub fn is_open(port: u16) -> bool {

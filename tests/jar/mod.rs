@@ -220,13 +220,3 @@ pub fn runs(pid: &str) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat"))
         .is_ok_and(|stat| !stat.rsplit_once(')').unwrap().1.starts_with(" Z"))
 }
-
-#[track_caller]
-pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    // As long as the start of two servers takes on a host that others use as well.
-    let deadline = Instant::now() + Duration::from_secs(600);
-    while !condition() {
-        assert!(Instant::now() < deadline, "not within ten minutes: {what}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
