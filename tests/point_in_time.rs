@@ -380,6 +380,7 @@ fn the_servers_own_commands_archive_and_old_log_is_pruned() {
         serde_json::json!([])
     );
     let before = stack.segments().len();
+    damage_costs_no_log(&stack, Path::new(first["archive"].as_str().unwrap()));
     let said = stack.says(&["prune", "--keep-last", "1", "--dry-run"], 0);
     assert!(said.contains("no kept backup needs them"), "{said}");
     let pruned = stack.json(&["prune", "--keep-last", "1", "--yes"], 0);
@@ -406,6 +407,18 @@ fn the_servers_own_commands_archive_and_old_log_is_pruned() {
     let said = stack.says(&["verify"], 4);
     assert!(said.contains(&last) && said.contains("damaged"), "{said}");
     stack.says(&["restore", "--to", &moment, "--dry-run"], 4);
+}
+
+/// A backup that cannot be looked into may need all of the log.
+fn damage_costs_no_log(stack: &Stack, oldest: &Path) {
+    let before = stack.segments();
+    let sound = std::fs::read(oldest).unwrap();
+    std::fs::write(oldest, [&[b'!'; 512], &sound[512..]].concat()).unwrap();
+    let pruned = stack.json(&["prune", "--keep-last", "2", "--yes"], 0);
+    let reason = pruned["wal"][0]["reason"].as_str().unwrap();
+    assert!(reason.contains("cannot be looked into"), "{pruned}");
+    assert_eq!(stack.segments(), before);
+    std::fs::write(oldest, sound).unwrap();
 }
 
 /// Fills a segment, as far as the server is concerned, and waits until it is archived.

@@ -101,7 +101,10 @@ impl CopyPlace {
                 "Mount its disk; if there is none, make the folder once: mkdir -m 700 -p {shown}"
             )));
         }
-        Repository::alone(&self.stack, self.sealing.clone())
+        Ok(Repository {
+            is_copy: true,
+            ..Repository::alone(&self.stack, self.sealing.clone())?
+        })
     }
 }
 

@@ -1,7 +1,7 @@
 //! The write-ahead log beside the archives: whether it is whole from the oldest physical backup on, and
 //! what of it no backup needs any more.
 
-use super::{Entry, Repository};
+use super::{Entry, Repository, State};
 use crate::adapters::fs;
 use crate::archive::PhysicalSource;
 use crate::error::{Error, Result};
@@ -110,11 +110,17 @@ impl Repository {
     }
 
     /// What of the log no backup needs that is kept. `goes` are the archives that do not stay.
+    ///
+    /// Of a copy, nothing: the log goes on from the archives of the first repository.
     pub(super) fn judge_log(&self, stack: &str, goes: &[&str]) -> Result<Vec<LogVerdict>> {
+        if self.is_copy {
+            return Ok(Vec::new());
+        }
         let mut entries = self.list()?;
         entries.retain(|entry| !goes.contains(&entry.name.as_str()));
         let stores = Store::all(self.log_folder(), Some(stack))?;
-        stores.iter().map(|store| judge(store, &entries)).collect()
+        let judged = stores.iter().map(|store| judge(store, &entries, stack));
+        judged.collect()
     }
 
     /// Deletes what no backup needs. The archives that needed it are gone already.
@@ -125,7 +131,8 @@ impl Repository {
         interrupt: &Interrupt,
     ) -> Result<()> {
         // First there: what is gone here could not be asked for any more.
-        if let Some(elsewhere) = self.log_elsewhere()? {
+        let judged = verdicts.iter().any(|verdict| verdict.needed_from.is_some());
+        if judged && let Some(elsewhere) = self.log_elsewhere()? {
             elsewhere.prune(verdicts)?;
         }
         let total: usize = verdicts.iter().map(|verdict| verdict.goes.len()).sum();
@@ -159,7 +166,19 @@ fn bases_of<'a>(
     })
 }
 
-fn judge(store: &Store, entries: &[Entry]) -> Result<LogVerdict> {
+/// An archive of the stack that may go back further than `oldest`, and does not say from where.
+fn unknown<'a>(entries: &'a [Entry], stack: &str, oldest: &Entry) -> Option<&'a Entry> {
+    entries.iter().find(|entry| {
+        let is_shut = matches!(entry.state, State::Sealed { .. } | State::Unreadable { .. });
+        let may_be_older = oldest.time.is_none_or(|oldest| {
+            let time = entry.time;
+            time.is_none_or(|time| time <= oldest)
+        });
+        is_shut && may_be_older && entry.stack.as_deref().is_none_or(|of| of == stack)
+    })
+}
+
+fn judge(store: &Store, entries: &[Entry], stack: &str) -> Result<LogVerdict> {
     let (listing, size) = (store.list()?, store.segment_size());
     let mut oldest: Option<(&Entry, u64)> = None;
     for (entry, base) in bases_of(entries, store) {
@@ -176,11 +195,19 @@ fn judge(store: &Store, entries: &[Entry]) -> Result<LogVerdict> {
         first: None,
         last: None,
         frees: 0,
-        needed_from: oldest.map(|(_, number)| number),
+        needed_from: None,
     };
     let Some((entry, number)) = oldest else {
         return Ok(verdict);
     };
+    if let Some(unknown) = unknown(entries, stack, entry) {
+        verdict.reason = format!(
+            "{} cannot be looked into and may need it: all of it is kept",
+            unknown.name
+        );
+        return Ok(verdict);
+    }
+    verdict.needed_from = Some(number);
     let is_old = |segment: &Segment| segment.number < number;
     verdict.reason = format!("{} needs it", entry.name);
     for (segment, bytes) in listing.segments.iter().filter(|(s, _)| is_old(s)) {

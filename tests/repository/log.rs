@@ -1,9 +1,10 @@
 //! The write-ahead log where the repository is a store: the host is lost with everything on it, and a moment comes back.
 
 use crate::cluster::{Cluster, give_to_postgres, succeed};
-use crate::logged_stack::{Stack, eventually, number, wait_for_promotion, wait_for_rows};
+use crate::logged_stack::{Stack, eventually, now, number, wait_for_promotion, wait_for_rows};
 use crate::servers::{Make, Server};
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::Command;
 
 const COUNT: &str = "SELECT count(*) FROM pgbench_history";
@@ -25,10 +26,6 @@ fn encryption(stack: &Stack) -> String {
     let public = said.trim().rsplit_once(' ').unwrap().1.to_owned();
     give_to_postgres(&file);
     format!("[encryption]\nrecipients = ['{public}']\nidentity = 'key.txt'\n")
-}
-
-fn now(cluster: &Cluster) -> String {
-    cluster.sql("SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US') || ' UTC'")
 }
 
 /// Waits until everything before a moment is on the server.
@@ -159,4 +156,36 @@ fn a_segment_that_the_server_archives_is_safe_when_it_is_in_the_store() {
     let target = stack.path("fetched").display().to_string();
     stack.json(&["wal", "fetch", &name, &target, "--system", &system], 0);
     assert_eq!(std::fs::metadata(&target).unwrap().len(), 16 << 20);
+}
+
+#[test]
+fn what_a_copy_lacks_costs_none_of_the_log() {
+    let server = Server::start(Make::Moto);
+    let stack = Stack::new("");
+    let place = server.place(&stack.path(""));
+    give_to_postgres(&stack.path("store.env"));
+    let file = stack.path("k1ops.toml");
+    let config = std::fs::read_to_string(&file).unwrap();
+    let copy = format!("[[repository.copies]]\nname = 'far'\n{place}");
+    std::fs::write(&file, config + &copy).unwrap();
+    let streamer = stack.stream_by_slot();
+    let first = stack.json(&["backup", "--physical"], 0);
+    stack.live.sql("SELECT pg_switch_wal()");
+    stack.live.sql("CREATE TABLE later AS SELECT 1 AS i");
+    stack.json(&["backup", "--physical"], 0);
+    drop(streamer);
+    // What no backup needs goes.
+    stack.json(&["prune", "--keep-last", "2", "--yes"], 0);
+    let first = Path::new(first["archive"].as_str().unwrap());
+    let name = first.file_name().unwrap().to_str().unwrap();
+    let gone = server.lines(&format!(
+        "for o in s3.list_objects_v2(Bucket=bucket)['Contents']:\n\
+         \x20   if o['Key'].endswith('{name}'):\n\
+         \x20       s3.delete_object(Bucket=bucket, Key=o['Key']); print(o['Key'])"
+    ));
+    assert_eq!(gone.len(), 1, "{gone:?}");
+    let before = stack.segments();
+    assert!(before.len() > 1);
+    stack.json(&["prune", "--keep-last", "2", "--yes"], 0);
+    assert_eq!(stack.segments(), before);
 }
