@@ -194,5 +194,14 @@ fn what_the_server_recycled_is_a_gap_that_is_told_until_a_backup_is_behind_it() 
         .sql("CREATE TABLE after_the_backup AS SELECT 1 AS i");
     let moment = now(&stack.live);
     stack.wait_for(&moment);
+
+    // Nor is it told again when the connection is lost: what is behind it is received already.
+    let receivers = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_replication";
+    assert_eq!(stack.live.sql(receivers), "1");
+    stack
+        .live
+        .sql("CREATE TABLE after_the_connection AS SELECT 1 AS i");
+    stack.wait_for(&now(&stack.live));
+    assert!(stack.json(&["status"], 1)["wal"]["lost"].is_null());
     drop(streamer);
 }

@@ -25,6 +25,15 @@ pub(super) enum Pause {
     Gone(Segment),
 }
 
+/// What came from the server, also where the stream failed afterwards.
+#[derive(Debug, Default)]
+pub(super) struct Came {
+    /// Anything.
+    pub(super) word: bool,
+    /// Something of the log.
+    pub(super) data: bool,
+}
+
 /// One stream.
 pub(super) struct Receiving<'a> {
     interrupt: &'a Interrupt,
@@ -72,9 +81,8 @@ impl<'a> Receiving<'a> {
         }
     }
 
-    /// Receives until something else is to be done. Whether the server sent anything goes into `went_well`,
-    /// also where this fails.
-    pub(super) async fn run(mut self, went_well: &mut bool) -> Result<Pause> {
+    /// Receives until something else is to be done.
+    pub(super) async fn run(mut self, came: &mut Came) -> Result<Pause> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let interrupt = self.interrupt;
@@ -93,7 +101,7 @@ impl<'a> Receiving<'a> {
                 sent = self.stream.next() => sent?,
             };
             self.last_word = Instant::now();
-            *went_well = true;
+            came.word = true;
             match sent {
                 Sent::Data {
                     start,
@@ -101,6 +109,7 @@ impl<'a> Receiving<'a> {
                     at,
                     bytes,
                 } => {
+                    came.data = true;
                     self.data(start, &bytes).await?;
                     self.heard = Some((server_end, at));
                 }

@@ -8,7 +8,7 @@
 use super::history::History;
 use super::name::{Segment, parse_lsn, show_lsn};
 use super::note::{Lost, Note};
-use super::receiving::{Pause, Receiving};
+use super::receiving::{Came, Pause, Receiving};
 use super::store::{Listing, Store};
 use crate::adapters::fs::Lock;
 use crate::adapters::postgres::Address;
@@ -74,8 +74,13 @@ pub async fn stream(options: &StreamOptions, events: &Events, interrupt: &Interr
         let error = match receiver.connect().await {
             Ok(Ended::Interrupted) => return Ok(()),
             Ok(Ended::Gone(segment)) => {
+                let is_next = receiver.gone.is_none();
                 receiver.skip_gap(segment);
-                continue;
+                if is_next {
+                    continue;
+                }
+                Error::failed("the server has nothing of what a new slot begins with")
+                    .hint("Somebody removed files of its pg_wal; it makes new ones with the next checkpoint.")
             }
             Err(error) if interrupt.is_raised() || error.kind() == ErrorKind::Interrupted => {
                 return Ok(());
@@ -170,12 +175,17 @@ impl Receiver<'_> {
             let note = self.note(&store, timeline, position);
             note.write(&store)?;
             let receiving = Receiving::new(self.interrupt, &store, stream, note, position);
-            let next = match receiving.run(&mut self.went_well).await? {
+            let mut came = Came::default();
+            let paused = receiving.run(&mut came).await;
+            self.went_well |= came.word;
+            if came.data {
+                self.gone = None;
+            }
+            let next = match paused? {
                 Pause::Interrupted => return Ok(Ended::Interrupted),
                 Pause::Gone(segment) => return Ok(Ended::Gone(segment)),
                 Pause::EndOfTimeline(next) => next,
             };
-            self.gone = None;
             let start = parse_lsn(&next.start)
                 .ok_or_else(|| Error::failed("the server names no beginning of its timeline"))?;
             timeline = next.timeline;
