@@ -14,8 +14,12 @@ pub use address::Address;
 
 use crate::error::{Context, Error, ErrorKind, Result};
 use std::ops::{Deref, DerefMut};
+use std::time::Duration;
 use tokio::task::AbortHandle;
 use tokio_postgres::error::SqlState;
+
+/// How long a server may take to let somebody in, once it has taken up the connection.
+const LET_IN: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 60 });
 
 /// What has to be escaped in a URL's query, and no harm is done if it is.
 const IN_A_QUERY: percent_encoding::AsciiSet = percent_encoding::NON_ALPHANUMERIC
@@ -36,11 +40,14 @@ impl Session {
     /// Connects to the address's database.
     pub async fn open(address: &Address) -> Result<Self> {
         let tls = tls::connector(address.tls())?;
-        let (client, connection) = address
-            .config()
-            .connect(tls)
-            .await
-            .map_err(|error| explain_connect(address, error))?;
+        let config = address.config();
+        // The configured limit ends when a socket is connected, which a server that hangs does as well.
+        let each = config.get_connect_timeout().copied().unwrap_or_default();
+        let places = u32::try_from(config.get_hosts().len()).unwrap_or(1);
+        let limit = each.saturating_mul(places).saturating_add(LET_IN);
+        let connected = tokio::time::timeout(limit, Box::pin(config.connect(tls))).await;
+        let connected = connected.map_err(|_| says_nothing(address, limit))?;
+        let (client, connection) = connected.map_err(|error| explain_connect(address, error))?;
         let driver = tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a database connection ended");
@@ -121,6 +128,15 @@ pub fn server_message(error: &tokio_postgres::Error) -> String {
     text
 }
 
+fn says_nothing(address: &Address, limit: Duration) -> Error {
+    Error::missing(format!(
+        "PostgreSQL at {} takes up connections and has let nobody in for {} s",
+        address.shown(),
+        limit.as_secs()
+    ))
+    .hint("The server hangs, or what listens there is none. Its log and the load of its host may say why.")
+}
+
 fn explain_connect(address: &Address, error: tokio_postgres::Error) -> Error {
     let place = address.shown();
     let Some(code) = error.code() else {
@@ -158,5 +174,21 @@ mod tests {
     fn quoting_survives_quotes() {
         assert_eq!(quote_identifier("a\"b"), "\"a\"\"b\"");
         assert_eq!(quote_literal("a'b"), "'a''b'");
+    }
+
+    /// A double: a real server hangs only where its host does.
+    #[tokio::test]
+    async fn a_server_that_takes_up_a_connection_and_says_nothing_is_given_up() {
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = silent.local_addr().unwrap().port();
+        let url = format!("postgres://k1@127.0.0.1:{port}/k1?connect_timeout=1&sslmode=disable");
+        let address = Address::parse(&crate::config::Secret::new(url), None).unwrap();
+        let opening = tokio::time::timeout(Duration::from_secs(60), Session::open(&address));
+        let error = opening.await.expect("it gives up by itself").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Missing);
+        assert!(
+            error.to_string().contains("has let nobody in for 2 s"),
+            "{error}"
+        );
     }
 }
