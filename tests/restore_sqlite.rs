@@ -109,6 +109,36 @@ fn discarding_deletes_what_is_kept_and_nothing_else() {
     assert_eq!(left, 2, "only the two databases are left");
 }
 
+/// Nothing live needs what was to be deleted: that it cannot be must not cost the next backup.
+#[test]
+fn kept_data_that_cannot_be_deleted_is_told_of_and_stops_nothing() {
+    let scratch = Scratch::filled();
+    scratch.backup();
+    scratch
+        .run(&["restore", "latest", "--yes", "--no-safety"])
+        .done();
+    let kept = scratch.run(&["undo", "--discard", "--dry-run", "--json"]);
+    let kept = kept.done().json();
+    let place = Path::new(kept["kept"][0]["places"][0].as_str().unwrap()).to_path_buf();
+    let aside = place.with_extension("aside");
+    std::fs::rename(&place, &aside).unwrap();
+    std::fs::create_dir_all(place.join("in the way")).unwrap();
+    let discard = ["undo", "--discard", "--yes"];
+    scratch.run(&discard).failed(1, "cannot be");
+
+    let said = scratch.run(&["backup"]).done();
+    assert!(
+        said.err.contains("kept data that was to be deleted"),
+        "{}",
+        said.err
+    );
+    std::fs::remove_dir_all(&place).unwrap();
+    std::fs::rename(&aside, &place).unwrap();
+    let said = scratch.run(&["backup"]).done();
+    assert!(said.err.contains("the rest was deleted"), "{}", said.err);
+    assert!(!place.exists());
+}
+
 #[test]
 fn undoing_a_restore_into_nothing_leaves_nothing_and_can_be_redone() {
     let scratch = Scratch::filled();

@@ -19,7 +19,7 @@ use crate::event::Events;
 use crate::interrupt::Interrupt;
 use crate::repository::{Purpose, Repository, WriteAccess, describe, partial_of};
 use crate::stack::docker::{Deployment, Lent, Role, Service, lend_database};
-use crate::stack::{Remembered, ServerState, Stack, Tier};
+use crate::stack::{self, Remembered, ServerState, Stack, Tier};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -116,7 +116,7 @@ pub async fn take(
         Err(error) => Err(error),
     };
     if let Some(lent) = lent {
-        lent.give_back().await?;
+        stack::take_back(stack, lent).await?;
     }
     let manifest = manifest?;
     let read_back = read_back(&repository, &plan, events, interrupt).await;

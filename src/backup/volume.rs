@@ -5,7 +5,7 @@
 
 use super::parts::Parts;
 use super::physical;
-use crate::adapters::docker::{Engine, TarStream};
+use crate::adapters::docker::{Container, Engine, TarStream};
 use crate::archive::{LeftOut, Source, VolumeContent, VolumeSource, Writer, tree};
 use crate::error::{Error, Result};
 use crate::event::{Events, Unit};
@@ -59,14 +59,36 @@ impl<'a> Volumes<'a> {
             }));
         }
         let container = self.deployment.container(&self.engine, service).await?;
-        let runs = container.is_some_and(|container| container.is_running());
+        let runs = container.as_ref().is_some_and(Container::is_up);
         let source = match service {
             Service::Postgres if runs => return self.cluster().await,
             Service::Redis if runs => self.redis().await?,
             Service::Elasticsearch if runs => self.elasticsearch().await?,
-            _ => self.files(service, &live).await?,
+            _ => {
+                let files = self.files(service, &live).await?;
+                if !runs {
+                    self.require_rest(service, container.as_ref()).await?;
+                }
+                files
+            }
         };
         Ok(Taken::Source(Source::Volume(source)))
+    }
+
+    /// Files that are written to while they are copied are no backup of anything.
+    async fn require_rest(&self, service: Service, before: Option<&Container>) -> Result<()> {
+        let now = self.deployment.container(&self.engine, service).await?;
+        let started =
+            |container: Option<&Container>| container.and_then(|container| container.started_at);
+        let is_up = now.as_ref().is_some_and(Container::is_up);
+        if !is_up && started(now.as_ref()) == started(before) {
+            return Ok(());
+        }
+        let volume = self.deployment.volume(service);
+        Err(Error::failed(format!(
+            "volume {volume} was copied as that of a service at rest, which was started meanwhile"
+        ))
+        .hint("Run the backup again: of a service that runs it takes a snapshot."))
     }
 
     async fn cluster(&self) -> Result<Taken> {

@@ -8,10 +8,11 @@ use super::swap::{address, new_is_gone, nothing_moved, swap};
 use super::{crash, sqlite, volume};
 use crate::adapters::fs::Lock;
 use crate::adapters::postgres::admin;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::event::Events;
 use crate::interrupt::Interrupt;
 use crate::stack::Stack;
+use crate::stack::docker::Lent;
 use serde::Serialize;
 
 /// What was made of a run that died.
@@ -24,6 +25,8 @@ pub enum Outcome {
     Completed,
     /// It was deleting kept data: the rest was deleted too.
     Discarded,
+    /// It was deleting kept data, and the rest cannot be deleted now. The live data needs nothing of it.
+    StillKept,
 }
 
 /// A run that died, put right.
@@ -112,9 +115,21 @@ pub(super) async fn finish(
     events: &Events,
 ) -> Result<Recovered> {
     let what = journal.describe();
-    let database = |r: &Replacement| matches!(r, Replacement::Database { .. });
-    let needed = journal.replacements.iter().any(database);
-    let lent = lend(stack, needed, events, &Interrupt::default()).await?;
+    if journal.phase == Phase::Discarding {
+        let outcome = match discard_rest(stack, &mut journal, events).await {
+            Ok(()) => Outcome::Discarded,
+            Err(error) => {
+                tell_what_stays(&what, &error, events);
+                return Ok(Recovered {
+                    what,
+                    outcome: Outcome::StillKept,
+                });
+            }
+        };
+        tell(&journal, &what, outcome, events);
+        return Ok(Recovered { what, outcome });
+    }
+    let lent = lend_for(stack, &journal, events).await?;
     if journal.phase == Phase::Swapping
         && nothing_moved(stack, &journal).await?
         && new_is_gone(stack, &journal).await?
@@ -135,10 +150,6 @@ pub(super) async fn finish(
             journal.enter(Phase::Done, stack)?;
             Outcome::Completed
         }
-        Phase::Discarding => {
-            delete_kept(stack, &mut journal).await?;
-            Outcome::Discarded
-        }
         _ => {
             conclude(stack, &mut journal)?;
             journal.enter(Phase::Done, stack)?;
@@ -150,11 +161,34 @@ pub(super) async fn finish(
     Ok(Recovered { what, outcome })
 }
 
+/// The database, if something of it is replaced or kept.
+async fn lend_for(stack: &Stack, journal: &Journal, events: &Events) -> Result<Option<Lent>> {
+    let database = |r: &Replacement| matches!(r, Replacement::Database { .. });
+    let needed = journal.replacements.iter().any(database);
+    lend(stack, needed, events, &Interrupt::default()).await
+}
+
+async fn discard_rest(stack: &Stack, journal: &mut Journal, events: &Events) -> Result<()> {
+    let lent = lend_for(stack, journal, events).await?;
+    let deleted = delete_kept(stack, journal).await;
+    take_back(stack, lent).await?;
+    deleted
+}
+
+fn tell_what_stays(what: &str, error: &Error, events: &Events) {
+    let hint = error.hint_text().unwrap_or("It is tried again each time.");
+    events.warning_with_hint(
+        format!("{what} has kept data that was to be deleted and cannot be: {error}"),
+        hint,
+    );
+}
+
 fn tell(journal: &Journal, what: &str, outcome: Outcome, events: &Events) {
     let happened = match outcome {
         Outcome::AsBefore => "had died before it replaced anything; what it left was removed",
         Outcome::Completed => "had died while it replaced data; it was completed",
         Outcome::Discarded => "had died while its kept data was deleted; the rest was deleted",
+        Outcome::StillKept => "has kept data that cannot be deleted",
     };
     let message = format!("{what} {happened}");
     if journal.server_stopped {

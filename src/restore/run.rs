@@ -14,7 +14,7 @@ use crate::event::Events;
 use crate::interrupt::Interrupt;
 use crate::repository::Purpose;
 use crate::stack::docker::{Lent, lend_database};
-use crate::stack::{Stack, server_runs};
+use crate::stack::{self, Stack};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -111,8 +111,8 @@ pub(super) async fn lend(
 /// Stops it again, unless the stack runs on it now.
 pub(super) async fn take_back(stack: &Stack, lent: Option<Lent>) -> Result<()> {
     match lent {
-        Some(lent) if !server_runs(stack).await? => lent.give_back().await,
-        _ => Ok(()),
+        Some(lent) => stack::take_back(stack, lent).await,
+        None => Ok(()),
     }
 }
 

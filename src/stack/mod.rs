@@ -20,7 +20,7 @@ pub use start::{Outcome, Prepare, StartOptions, StartReport, StartedServer, star
 pub use state::{Remembered, ServerState};
 pub use status::{LastBackup, RunningServer, ServerStatus, Status, StoreStatus, status};
 pub use stop::{
-    StopReport, server_runs, stop, stop_locked, stop_server_locked, stop_services_locked,
+    StopReport, server_runs, stop, stop_locked, stop_server_locked, stop_services_locked, take_back,
 };
 
 use crate::config::{Config, Loaded, Repository};

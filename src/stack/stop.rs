@@ -5,7 +5,7 @@ use super::state::{Remembered, ServerState};
 use super::{Stack, Tier, docker};
 use crate::adapters::docker::Engine;
 use crate::adapters::fs::Lock;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::event::Events;
 use serde::Serialize;
 use std::time::{Duration, Instant};
@@ -64,6 +64,20 @@ pub async fn server_runs(stack: &Stack) -> Result<bool> {
         return Ok(false);
     }
     docker::server_runs(stack, &Engine::find().await?).await
+}
+
+/// Stops a database that was started for a while, unless somebody starts the stack or uses it now.
+pub async fn take_back(stack: &Stack, lent: docker::Lent) -> Result<()> {
+    // Who holds the lock starts or stops the stack, and its database with it.
+    let lock = stack.lock_file("server");
+    let _lock = match Lock::exclusive(&lock, "k1ops stopping the database again") {
+        Err(error) if error.kind() == ErrorKind::Locked => return Ok(()),
+        other => other?,
+    };
+    if server_runs(stack).await? {
+        return Ok(());
+    }
+    lent.give_back().await
 }
 
 /// Stops the server alone, for a caller that holds the stack's server lock: what keeps the data in

@@ -61,6 +61,12 @@ impl Container {
         self.state == "running"
     }
 
+    /// It runs, or would run again: between two restarts it does not.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.is_running() || self.state == "restarting"
+    }
+
     /// It runs and its health check, if it has one, says so.
     #[must_use]
     pub fn is_healthy(&self) -> bool {

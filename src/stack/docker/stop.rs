@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 pub async fn server_runs(stack: &Stack, engine: &Engine) -> Result<bool> {
     let deployment = Deployment::of(stack)?;
     let containers = deployment.containers(engine, Service::Server).await?;
-    Ok(containers.iter().any(is_up))
+    Ok(containers.iter().any(Container::is_up))
 }
 
 /// Stops Conductor alone, all servers of it: the database goes on, for whoever works on it.
@@ -31,11 +31,6 @@ pub async fn stop(stack: &Stack, engine: &Engine, events: &Events) -> Result<Vec
     Ok(stopped)
 }
 
-/// A container between two restarts does not run, and would run again.
-fn is_up(container: &Container) -> bool {
-    container.is_running() || container.state == "restarting"
-}
-
 /// Stops what runs of these services, in this order, and names the containers.
 pub async fn stop_services(
     stack: &Stack,
@@ -51,7 +46,7 @@ pub async fn stop_services(
         // Several servers are stopped at once: none is to take over what another one leaves.
         let stopping = containers
             .into_iter()
-            .filter(is_up)
+            .filter(Container::is_up)
             .map(|container| stop_one(engine, container.name, grace, events));
         stopped.extend(try_join_all(stopping).await?);
     }
