@@ -31,7 +31,7 @@ pub use rows::RowDigest;
 pub use sealed::{
     Keys, Lock, Opened, OwnKey, SEALED_EXTENSION, Seal, Sealing, is_sealed, seal_whole,
 };
-pub use verify::{Depth, Verified, verify};
+pub use verify::{Depth, Verified, verify, verify_part};
 pub use writer::{NewMember, Writer};
 
 /// The extension of a finished archive.

@@ -65,16 +65,40 @@ pub async fn verify(
     events: &Events,
     interrupt: &Interrupt,
 ) -> Result<Verified> {
+    check(archive, (depth, None), jobs, events, interrupt).await
+}
+
+/// Checks the structure of `archive`, and every byte of what is to be taken out of it: the members in `folders`,
+/// which may also be the paths of members. What is not needed is not read, and may be damaged.
+pub async fn verify_part(
+    archive: &Archive,
+    folders: Vec<String>,
+    jobs: usize,
+    events: &Events,
+    interrupt: &Interrupt,
+) -> Result<Verified> {
+    let part = Some(folders.into_iter().collect());
+    check(archive, (Depth::Quick, part), jobs, events, interrupt).await
+}
+
+async fn check(
+    archive: &Archive,
+    (depth, part): (Depth, Option<HashSet<String>>),
+    jobs: usize,
+    events: &Events,
+    interrupt: &Interrupt,
+) -> Result<Verified> {
     let begun = Instant::now();
     let step = format!("verifying {}", archive.path().display());
     events.started(&step);
-    let work = Work::new(
+    let mut work = Work::new(
         archive.clone(),
         depth,
         events.clone(),
         interrupt.clone(),
         step.clone(),
     );
+    work.part = part.unwrap_or_default();
     let work = std::sync::Arc::new(work);
     let mut threads = tokio::task::JoinSet::new();
     check_sums(archive)?;
@@ -125,6 +149,8 @@ struct Work {
     step: String,
     /// Folders with the parts of streams.
     streams: HashSet<String>,
+    /// Folders and members of which every byte is checked, however thorough the rest is.
+    part: HashSet<String>,
     next: AtomicUsize,
     done: AtomicU64,
 }
@@ -151,6 +177,7 @@ impl Work {
             interrupt,
             step,
             streams,
+            part: HashSet::new(),
             next,
             done,
         }
@@ -167,7 +194,7 @@ impl Work {
             if self.depth != Depth::Pieces || self.begins_a_piece(index) {
                 self.check_frame(member)?;
             }
-            if self.depth == Depth::Full && !self.is_read_in_order(member) {
+            if self.is_read_here(member) {
                 self.check_content(member, &mut buffer)?;
             }
             let done = self.done.fetch_add(member.size, Ordering::Relaxed) + member.size;
@@ -184,9 +211,13 @@ impl Work {
     }
 
     /// Parts of a stream are read, and checked, when the stream is.
-    fn is_read_in_order(&self, member: &Member) -> bool {
+    fn is_read_here(&self, member: &Member) -> bool {
         let folder = member.path.rsplit_once('/').map(|(folder, _)| folder);
-        folder.is_some_and(|folder| self.streams.contains(folder))
+        let is_in = |folders: &HashSet<String>| folder.is_some_and(|f| folders.contains(f));
+        match self.depth {
+            Depth::Full => !is_in(&self.streams),
+            Depth::Pieces | Depth::Quick => is_in(&self.part) || self.part.contains(&member.path),
+        }
     }
 
     /// The header must be to the byte what the writer wrote, and the padding zero.

@@ -112,6 +112,16 @@ fn looking_does_not_download_the_archive() {
             &["verify", "--quick"],
             &["query", "workflows", "--from", "latest"],
             &["query", "summary", "--from", "latest"],
+            // The other of the two databases, and one table of it.
+            &["restore", "latest", "--only", "k1", "--as", "k1.db"],
+            &[
+                "restore",
+                "latest",
+                "--only",
+                "k1:k1_quality_gates",
+                "--as",
+                "table.db",
+            ],
         ] {
             scratch.run(look).done();
             let taken = counter.taken();

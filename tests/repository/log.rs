@@ -2,7 +2,7 @@
 
 use crate::cluster::{Cluster, give_to_postgres, succeed};
 use crate::logged_stack::{Stack, eventually, now, number, wait_for_promotion, wait_for_rows};
-use crate::servers::{Make, Server};
+use crate::servers::{Counter, Make, Server};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
@@ -156,6 +156,32 @@ fn a_segment_that_the_server_archives_is_safe_when_it_is_in_the_store() {
     let target = stack.path("fetched").display().to_string();
     stack.json(&["wal", "fetch", &name, &target, "--system", &system], 0);
     assert_eq!(std::fs::metadata(&target).unwrap().len(), 16 << 20);
+}
+
+#[test]
+fn a_table_comes_back_without_the_rest_of_the_archive() {
+    let server = Server::start(Make::Moto);
+    let counter = Counter::before(server.port());
+    let stack = Stack::new("");
+    keep_on(&server, &stack, "");
+    let file = stack.path("k1ops.toml");
+    let config = std::fs::read_to_string(&file).unwrap();
+    let [direct, counted] = [server.port(), counter.port].map(|port| format!(":{port}'"));
+    std::fs::write(&file, config.replace(&direct, &counted)).unwrap();
+    // Much that does not compress, and a little.
+    stack.live.sql(
+        "CREATE TABLE much AS SELECT concat(gen_random_uuid(), gen_random_uuid(), gen_random_uuid())
+             FROM generate_series(1, 200000);
+         CREATE TABLE little AS SELECT generate_series(1, 100) AS i",
+    );
+    let said = stack.json(&["backup"], 0);
+    let size = said["size"].as_u64().unwrap();
+    counter.taken();
+    let only = ["--only", "postgres:public.little", "--as", "beside"];
+    let restored = stack.json(&[&["restore", "latest"], &only[..]].concat(), 0);
+    let taken = counter.taken();
+    assert_eq!(restored["rows"], 100, "{restored}");
+    assert!(taken < size / 4, "{taken} of {size}");
 }
 
 #[test]

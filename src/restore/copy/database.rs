@@ -2,7 +2,7 @@
 //! server. The stack's own database is not touched, and its server goes on running.
 
 use crate::adapters::postgres::{Address, admin};
-use crate::archive::{Archive, Depth, verify};
+use crate::archive::{Archive, PostgresSource, verify_part};
 use crate::backup::jobs;
 use crate::error::{Error, Result};
 use crate::event::Events;
@@ -89,8 +89,9 @@ pub(super) async fn plan_database(
         require_free(&address, name).await?;
     }
     let jobs = jobs(options.jobs.unwrap_or(stack.config.backup.jobs));
-    verify(&opened, Depth::Full, jobs, events, interrupt).await?;
-    let chosen = selection.narrow(source).tables;
+    let narrow = selection.narrow(source);
+    verify_part(&opened, folders_of(&narrow), jobs, events, interrupt).await?;
+    let chosen = narrow.tables;
     Ok(DatabaseCopy {
         archive: path,
         server: server_of(&address),
@@ -102,6 +103,17 @@ pub(super) async fn plan_database(
         opened: opened.clone(),
         jobs,
     })
+}
+
+/// Where what is restored of the database lies: schema, roles and sequences, and then the rows.
+fn folders_of(source: &PostgresSource) -> Vec<String> {
+    let tables = source.tables.iter().map(|table| table.folder.clone());
+    let mut folders: Vec<String> = tables.collect();
+    folders.push("postgres".to_owned());
+    if source.large_objects.parts > 0 {
+        folders.push("postgres/large-objects".to_owned());
+    }
+    folders
 }
 
 /// What `--only` limits the database to; nothing if all of it is asked for as well.

@@ -2,7 +2,7 @@
 
 use crate::adapters::fs::{PartialFile, create_private_folder};
 use crate::adapters::sqlite::open_existing;
-use crate::archive::{Archive, Depth, SqliteSource, verify};
+use crate::archive::{Archive, SqliteSource, verify_part};
 use crate::backup::jobs;
 use crate::backup::sqlite::digest_tables;
 use crate::error::{Context, Error, Result};
@@ -65,7 +65,8 @@ pub(super) async fn plan_file(
     let file = std::path::absolute(name).context(|| format!("--as {name:?} is no path"))?;
     require_free(&file)?;
     let jobs = jobs(options.jobs.unwrap_or(stack.config.backup.jobs));
-    verify(&opened, Depth::Full, jobs, events, interrupt).await?;
+    let folder = vec![source.folder.clone()];
+    verify_part(&opened, folder, jobs, events, interrupt).await?;
     let taken = |table: &str| only.is_empty() || only.iter().any(|name| name == table);
     let rows = source.tables.iter().filter(|table| taken(&table.name));
     Ok(FileCopy {
