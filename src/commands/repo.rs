@@ -144,24 +144,33 @@ async fn rekey(args: &RekeyArgs, context: &Context) -> Result<ExitCode> {
     let access = repository.write_access(&purpose).await?;
     let plan = repository.plan_rekey(&stack.name)?;
     let count = plan.changes().count();
-    if count > 0 {
+    if count > 0 || !plan.log.is_empty() {
         let mut text = String::new();
         show(ui, &plan, &mut text);
         ui.say(text.trim_end());
-        ui.confirm(&format!("Encrypt {count} archives anew?"))?;
+        let log = plan.log.len();
+        ui.confirm(&format!(
+            "Encrypt {count} archives and {log} files of the write-ahead log anew?"
+        ))?;
     }
     let (events, interrupt) = (context.events(), &context.interrupt);
     let jobs = jobs(stack.config.backup.jobs);
     let work = repository.execute_rekey(&plan, &access, jobs, &events, interrupt);
-    Box::pin(work).await?;
+    let log_left = Box::pin(work).await?;
     ui.result(&plan, |ui, text| {
         let done = ui.paint(Tone::Good, "encrypted");
         text.push_str(&format!("{done} {count} archives anew\n"));
+        if !plan.log.is_empty() {
+            let files = plan.log.len() as u64 - log_left;
+            text.push_str(&format!(
+                "{done} {files} files of the write-ahead log anew\n"
+            ));
+        }
     })?;
-    match plan.left().count() {
-        0 => Ok(ExitCode::Done),
-        left => Err(Error::missing(format!(
-            "{left} archives could not be encrypted anew; the others are"
+    match (plan.left().count(), log_left) {
+        (0, 0) => Ok(ExitCode::Done),
+        (left, log_left) => Err(Error::missing(format!(
+            "{left} archives and {log_left} files of the write-ahead log could not be encrypted anew; the others are"
         ))
         .hint(
             "`k1ops repo rekey --dry-run` says why; name a key that opens them with --identity.",
@@ -181,6 +190,12 @@ fn show(ui: &Ui, plan: &RekeyPlan, text: &mut String) {
         table.row([step.name.clone(), ui::bytes(step.size), what]);
     }
     text.push_str(&table.render());
+    if !plan.log.is_empty() {
+        let log = plan.log.len();
+        text.push_str(&format!(
+            "{log} files of the write-ahead log are encrypted anew\n"
+        ));
+    }
     for recipient in &plan.recipients {
         text.push_str(&format!(
             "readable afterwards by the owner of {recipient}\n"

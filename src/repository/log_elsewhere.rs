@@ -26,7 +26,7 @@ const BELIEVED: Duration = Duration::from_secs(3600);
 const NOTES: [&str; 2] = ["cluster.json", "stream.json"];
 
 /// The end of the name of what is encrypted.
-const SEALED: &str = ".age";
+pub(super) const SEALED: &str = ".age";
 
 /// The end of the name of a segment that is being received.
 const PARTIAL: &str = ".partial.zst";
@@ -305,7 +305,7 @@ impl LogElsewhere {
     }
 }
 
-fn folder_of(system: &str) -> String {
+pub(super) fn folder_of(system: &str) -> String {
     format!("{FOLDER}/{system}")
 }
 

@@ -24,6 +24,7 @@ mod name;
 mod proof;
 mod prune;
 mod rekey;
+mod rekey_log;
 pub mod retention;
 mod sealing;
 mod shelf;

@@ -59,6 +59,8 @@ pub struct RekeyPlan {
     pub recipients: Vec<String>,
     /// Every archive, newest first.
     pub archives: Vec<RekeyStep>,
+    /// Files of the write-ahead log that are not encrypted for these keys, below the repository's place.
+    pub log: Vec<String>,
 }
 
 impl RekeyPlan {
@@ -95,6 +97,7 @@ impl Repository {
         let archives = entries.into_iter().map(step).collect::<Result<_>>()?;
         Ok(RekeyPlan {
             repository: self.place().to_path_buf(),
+            log: self.log_for_others(stack, &recipients)?,
             recipients,
             archives,
         })
@@ -127,7 +130,8 @@ impl Repository {
         })
     }
 
-    /// Does what the plan says, one archive after the other. Interrupted, it goes on where it was.
+    /// Does what the plan says, one archive after the other, and then the log; answers how many files of the log no
+    /// key here opens. Interrupted, it goes on where it was.
     pub async fn execute_rekey(
         &self,
         plan: &RekeyPlan,
@@ -135,7 +139,7 @@ impl Repository {
         jobs: usize,
         events: &Events,
         interrupt: &Interrupt,
-    ) -> Result<()> {
+    ) -> Result<u64> {
         for leftover in self.remove_leftovers(access)? {
             events.note(format!("removed {}", leftover.display()));
         }
@@ -166,7 +170,12 @@ impl Repository {
                 self.forget_proof(&step.name)?;
             }
         }
-        self.shelf.settle()
+        let step = "encrypting the write-ahead log";
+        events.started(step);
+        let left = self.rekey_log(&plan.log, interrupt)?;
+        self.shelf.settle()?;
+        events.finished(step, format!("{} files", plan.log.len()));
+        Ok(left)
     }
 }
 

@@ -28,6 +28,25 @@ fn encryption(stack: &Stack) -> String {
     format!("[encryption]\nrecipients = ['{public}']\nidentity = 'key.txt'\n")
 }
 
+/// Has everything encrypted for another key, and loses the old one.
+fn change_key(stack: &Stack) {
+    let (file, old) = (stack.path("key.txt"), stack.path("old.txt"));
+    std::fs::rename(&file, &old).unwrap();
+    let before = std::fs::read_to_string(stack.path("k1ops.toml")).unwrap();
+    let (rest, _) = before.split_once("[encryption]").unwrap();
+    let after = rest.to_owned() + &encryption(stack);
+    std::fs::write(stack.path("k1ops.toml"), after).unwrap();
+    let both = [&old, &file].map(|file| std::fs::read_to_string(file).unwrap());
+    let new = both[1].clone();
+    std::fs::write(&file, both.concat()).unwrap();
+    let done = stack.json(&["repo", "rekey", "--yes"], 0);
+    assert!(!done["log"].as_array().unwrap().is_empty(), "{done}");
+    let again = stack.json(&["repo", "rekey", "--yes"], 0);
+    assert_eq!(again["log"], serde_json::json!([]));
+    std::fs::write(&file, new).unwrap();
+    std::fs::remove_file(&old).unwrap();
+}
+
 /// Waits until everything before a moment is on the server.
 fn wait_until_sent(stack: &Stack, moment: &str) {
     eventually("the log is sent on", || {
@@ -94,6 +113,9 @@ fn a_host_is_lost(make: Make, is_encrypted: bool) {
 
     // Killed, and nothing is left but what somebody has written down: the settings and the keys.
     drop(streamer);
+    if is_encrypted {
+        change_key(&stack);
+    }
     std::fs::remove_dir_all(stack.path(".conductor")).unwrap();
     let kept_in_the_open = server.lines(
         "for o in s3.list_objects_v2(Bucket=bucket, Prefix='of/k1/wal/').get('Contents', []):\n\
@@ -166,8 +188,8 @@ fn a_table_comes_back_without_the_rest_of_the_archive() {
     keep_on(&server, &stack, "");
     let file = stack.path("k1ops.toml");
     let config = std::fs::read_to_string(&file).unwrap();
-    let [direct, counted] = [server.port(), counter.port].map(|port| format!(":{port}'"));
-    std::fs::write(&file, config.replace(&direct, &counted)).unwrap();
+    let [direct, by_counter] = [server.port(), counter.port].map(|port| format!(":{port}'"));
+    std::fs::write(&file, config.replace(&direct, &by_counter)).unwrap();
     // Much that does not compress, and a little.
     stack.live.sql(
         "CREATE TABLE much AS SELECT concat(gen_random_uuid(), gen_random_uuid(), gen_random_uuid())
