@@ -3,10 +3,11 @@
 //! Order: full-text indexes of large tables before the rows (see [`super::full_text`]); indexes,
 //! primary and unique keys, each as soon as its table's rows are in; then everything else in
 //! `pg_dump`'s own order; then foreign keys; then comments and labels, which may be on any of them.
-//! Triggers thus come after the rows and do not fire.
+//! Triggers thus come after the rows and do not fire. Views and functions that need a primary key
+//! are made by everything else, and so are the indexes that name them.
 
 use super::locks::Use;
-use super::script::statements;
+use super::script::{statements, words};
 use super::{failed, full_text};
 use crate::adapters::postgres::Session;
 use crate::archive::{Archive, PostgresSource, PostgresTable};
@@ -69,6 +70,7 @@ impl Plan {
     pub(super) fn of(script: &str, sizes: &HashMap<String, u64>) -> Self {
         let mut plan = Self::default();
         let mut storage: HashMap<String, String> = HashMap::new();
+        let mut made: Vec<String> = Vec::new();
         for statement in statements(script) {
             if let Some((name, _)) = default_storage(statement) {
                 storage.insert(name.to_owned(), format!("{statement};"));
@@ -78,7 +80,9 @@ impl Plan {
             let begins = |words: &str| statement.starts_with(words);
             if begins("SET ") || begins("SELECT pg_catalog.set_config(") {
                 plan.preamble.push_str(&format!("{statement};"));
-            } else if let Some(uses) = key(statement) {
+            } else if let Some(uses) = key(statement)
+                && !made.iter().any(|name| names(statement, name))
+            {
                 let bytes = uses.iter().filter_map(|(table, _)| sizes.get(table)).sum();
                 let cost = cost(statement, bytes);
                 let settings: String = storage.values().map(String::as_str).collect();
@@ -95,6 +99,7 @@ impl Plan {
             } else if begins("COMMENT ON ") || begins("SECURITY LABEL ") {
                 plan.comments.push(statement.to_owned());
             } else {
+                made.extend(makes(statement));
                 plan.rest.push(statement.to_owned());
             }
         }
@@ -156,6 +161,31 @@ fn key(statement: &str) -> Option<Vec<(String, Use)>> {
         }
         _ => None,
     }
+}
+
+/// The view or function that a statement makes, of those that `pg_dump` makes only when there are keys.
+fn makes(statement: &str) -> Option<String> {
+    let words = words(statement);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let ["CREATE", what @ ..] = words.as_slice() else {
+        return None;
+    };
+    match what {
+        ["OR", "REPLACE", what @ ..] | what => match what {
+            ["MATERIALIZED", "VIEW", name, ..] | ["VIEW" | "FUNCTION" | "PROCEDURE", name, ..] => {
+                Some((*name).to_owned())
+            }
+            _ => None,
+        },
+    }
+}
+
+/// Whether a statement has this name in it, written as `pg_dump` writes it everywhere.
+fn names(statement: &str, name: &str) -> bool {
+    let in_name = |c: char| c.is_alphanumeric() || matches!(c, '_' | '$' | '"');
+    statement.match_indices(name).any(|(at, _)| {
+        !statement[..at].ends_with(in_name) && !statement[at + name.len()..].starts_with(in_name)
+    })
 }
 
 /// Whether a word is a whole name: quotes are closed in it.
@@ -220,5 +250,24 @@ mod tests {
         );
         assert!(plan.rest.iter().any(|s| s.starts_with("CREATE TRIGGER")));
         assert_eq!(plan.comments.len(), 1);
+    }
+
+    #[test]
+    fn what_names_something_that_is_made_late_follows_it() {
+        let script = "CREATE MATERIALIZED VIEW public.m AS\n SELECT a FROM public.t GROUP BY id WITH NO DATA;\n\
+            CREATE OR REPLACE VIEW public.\"v \"\"w\" AS SELECT 1;\n\
+            CREATE FUNCTION public.f(a integer) RETURNS integer BEGIN ATOMIC SELECT 1; END;\n\
+            CREATE UNIQUE INDEX a ON public.m USING btree (id);\n\
+            CREATE INDEX b ON public.t USING btree (public.f(x));\n\
+            ALTER TABLE ONLY public.t ADD CONSTRAINT c EXCLUDE USING btree (public.f(x) WITH =);\n\
+            CREATE INDEX d ON public.mood USING btree (public.ff(x), a_public.f(x));\n\
+            ALTER TABLE ONLY public.t ADD CONSTRAINT k PRIMARY KEY (id);\n";
+        let plan = Plan::of(script, &HashMap::new());
+        let keys: Vec<&str> = plan.keys.iter().map(|job| job.sql.as_str()).collect();
+        assert_eq!(plan.rest.len(), 6, "{keys:?}");
+        assert!(plan.rest[3].starts_with("CREATE UNIQUE INDEX a"));
+        assert!(keys[0].starts_with("CREATE INDEX d"));
+        assert!(keys[1].ends_with("PRIMARY KEY (id)"));
+        assert!(names("SELECT public.\"v \"\"w\"", "public.\"v \"\"w\""));
     }
 }

@@ -2,7 +2,7 @@
 //! types and functions from anywhere, so the whole schema is made first; then the other tables are
 //! dropped again, and of what follows the rows only that is executed which needs nothing that went.
 
-use super::script::{statements, without_psql_commands};
+use super::script::{statements, without_psql_commands, words};
 use super::{execute_script, failed};
 use crate::adapters::postgres::{Session, quote_literal};
 use crate::archive::{Archive, LargeObjects, PostgresSource, PostgresTable};
@@ -214,29 +214,6 @@ impl Left {
             self.0.insert(format!("{schema}.{index}"));
         }
     }
-}
-
-/// The words of a statement; blanks and parentheses in quoted names and strings part nothing.
-fn words(statement: &str) -> Vec<String> {
-    let (mut words, mut word, mut quote) = (Vec::new(), String::new(), None);
-    for letter in statement.chars() {
-        if quote.is_none() && (letter.is_whitespace() || letter == '(') {
-            if !word.is_empty() {
-                words.push(std::mem::take(&mut word));
-            }
-            continue;
-        }
-        match quote {
-            Some(open) if open == letter => quote = None,
-            None if matches!(letter, '"' | '\'') => quote = Some(letter),
-            _ => {}
-        }
-        word.push(letter);
-    }
-    if !word.is_empty() {
-        words.push(word);
-    }
-    words
 }
 
 /// A name as the catalog has it. A doubled quote stands for one.
