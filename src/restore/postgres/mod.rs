@@ -203,6 +203,7 @@ async fn fill(
     let keys = Tasks::new(VecDeque::new(), plan.foreign_keys, &[]);
     crew::work(keys, None, preamble, beside, options, events).await?;
     post_data::in_order(&leader, "", &plan.comments).await?;
+    post_data::in_order(&leader, "", &plan.event_triggers).await?;
     let rows = source.tables.iter().map(|table| table.digest.rows).sum();
     events.finished(
         step,

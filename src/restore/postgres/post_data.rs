@@ -2,8 +2,8 @@
 //!
 //! Order: full-text indexes of large tables before the rows (see [`super::full_text`]); indexes,
 //! primary and unique keys, each as soon as its table's rows are in; then everything else in
-//! `pg_dump`'s own order; then foreign keys; then comments and labels, which may be on any of them.
-//! Triggers thus come after the rows and do not fire. Views and functions that need a primary key
+//! `pg_dump`'s own order; then foreign keys; then comments and labels, which may be on any of them;
+//! event triggers last. Triggers thus come after whatever would make them fire. Views and functions that need a primary key
 //! are made by everything else, and so are the indexes that name them.
 
 use super::locks::Use;
@@ -55,6 +55,8 @@ pub(super) struct Plan {
     pub(super) rest: Vec<String>,
     pub(super) foreign_keys: Vec<Job>,
     pub(super) comments: Vec<String>,
+    /// With what is said of them.
+    pub(super) event_triggers: Vec<String>,
 }
 
 /// A statement that may run beside others.
@@ -96,6 +98,8 @@ impl Plan {
                     &mut plan.keys
                 };
                 list.push(Job { sql, uses, cost });
+            } else if is_event_trigger(statement) {
+                plan.event_triggers.push(statement.to_owned());
             } else if begins("COMMENT ON ") || begins("SECURITY LABEL ") {
                 plan.comments.push(statement.to_owned());
             } else {
@@ -161,6 +165,18 @@ fn key(statement: &str) -> Option<Vec<(String, Use)>> {
         }
         _ => None,
     }
+}
+
+/// Whether a statement makes, alters or describes an event trigger: those fire at any other statement that
+/// alters the schema, but not at these.
+fn is_event_trigger(statement: &str) -> bool {
+    let words: Vec<&str> = statement.split_whitespace().take(7).collect();
+    matches!(
+        words.as_slice(),
+        ["CREATE" | "ALTER", "EVENT", "TRIGGER", ..]
+            | ["COMMENT", "ON", "EVENT", "TRIGGER", ..]
+            | ["SECURITY", "LABEL", "FOR", _, "ON", "EVENT", "TRIGGER"]
+    )
 }
 
 /// The view or function that a statement makes, of those that `pg_dump` makes only when there are keys.
@@ -250,6 +266,22 @@ mod tests {
         );
         assert!(plan.rest.iter().any(|s| s.starts_with("CREATE TRIGGER")));
         assert_eq!(plan.comments.len(), 1);
+    }
+
+    #[test]
+    fn an_event_trigger_is_the_last_that_is_made() {
+        let own = [
+            "CREATE EVENT TRIGGER e ON ddl_command_end\n   EXECUTE FUNCTION public.f()",
+            "ALTER EVENT TRIGGER e OWNER TO someone",
+            "ALTER EVENT TRIGGER e ENABLE ALWAYS",
+            "COMMENT ON EVENT TRIGGER e IS 'x'",
+            "SECURITY LABEL FOR a ON EVENT TRIGGER e IS 'x'",
+        ];
+        let script = format!("{};\nCOMMENT ON TABLE public.t IS 'x';\n", own.join(";\n"));
+        let plan = Plan::of(&script, &HashMap::new());
+        assert_eq!(plan.event_triggers, own);
+        assert_eq!(plan.comments, ["COMMENT ON TABLE public.t IS 'x'"]);
+        assert!(plan.rest.is_empty());
     }
 
     #[test]
