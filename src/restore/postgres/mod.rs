@@ -4,6 +4,7 @@
 mod check;
 mod crew;
 mod full_text;
+mod left;
 mod load;
 mod locks;
 mod post_data;

@@ -7,7 +7,7 @@
 //! are made by everything else, and so are the indexes that name them.
 
 use super::locks::Use;
-use super::script::{statements, words};
+use super::script::{makes, names, statements, words};
 use super::{failed, full_text};
 use crate::adapters::postgres::Session;
 use crate::archive::{Archive, PostgresSource, PostgresTable};
@@ -103,7 +103,9 @@ impl Plan {
             } else if begins("COMMENT ON ") || begins("SECURITY LABEL ") {
                 plan.comments.push(statement.to_owned());
             } else {
-                made.extend(makes(statement));
+                let words = words(statement);
+                let words: Vec<&str> = words.iter().map(String::as_str).collect();
+                made.extend(makes(&words).map(str::to_owned));
                 plan.rest.push(statement.to_owned());
             }
         }
@@ -177,31 +179,6 @@ fn is_event_trigger(statement: &str) -> bool {
             | ["COMMENT", "ON", "EVENT", "TRIGGER", ..]
             | ["SECURITY", "LABEL", "FOR", _, "ON", "EVENT", "TRIGGER"]
     )
-}
-
-/// The view or function that a statement makes, of those that `pg_dump` makes only when there are keys.
-fn makes(statement: &str) -> Option<String> {
-    let words = words(statement);
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let ["CREATE", what @ ..] = words.as_slice() else {
-        return None;
-    };
-    match what {
-        ["OR", "REPLACE", what @ ..] | what => match what {
-            ["MATERIALIZED", "VIEW", name, ..] | ["VIEW" | "FUNCTION" | "PROCEDURE", name, ..] => {
-                Some((*name).to_owned())
-            }
-            _ => None,
-        },
-    }
-}
-
-/// Whether a statement has this name in it, written as `pg_dump` writes it everywhere.
-fn names(statement: &str, name: &str) -> bool {
-    let in_name = |c: char| c.is_alphanumeric() || matches!(c, '_' | '$' | '"');
-    statement.match_indices(name).any(|(at, _)| {
-        !statement[..at].ends_with(in_name) && !statement[at + name.len()..].starts_with(in_name)
-    })
 }
 
 /// Whether a word is a whole name: quotes are closed in it.

@@ -80,6 +80,28 @@ pub(super) fn words(statement: &str) -> Vec<String> {
     words
 }
 
+/// The view, function or procedure that a statement with these words makes. `pg_dump` makes them after the
+/// rows only if they need a primary key.
+pub(super) fn makes<'a>(words: &[&'a str]) -> Option<&'a str> {
+    let (["CREATE", "OR", "REPLACE", what @ ..] | ["CREATE", what @ ..]) = words else {
+        return None;
+    };
+    match what {
+        ["MATERIALIZED", "VIEW", name, ..] | ["VIEW" | "FUNCTION" | "PROCEDURE", name, ..] => {
+            Some(name)
+        }
+        _ => None,
+    }
+}
+
+/// Whether a statement has this name in it, written as `pg_dump` writes it everywhere.
+pub(super) fn names(statement: &str, name: &str) -> bool {
+    let in_name = |c: char| c.is_alphanumeric() || matches!(c, '_' | '$' | '"');
+    statement.match_indices(name).any(|(at, _)| {
+        !statement[..at].ends_with(in_name) && !statement[at + name.len()..].starts_with(in_name)
+    })
+}
+
 /// What is open at some place of a script; a semicolon in it ends no statement.
 #[derive(Debug, Default)]
 struct Nesting {
