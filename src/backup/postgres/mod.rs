@@ -112,6 +112,7 @@ async fn take_all(
         Effort::None,
     )
     .await?;
+    large_objects::define(writer, &leader, &catalog.large_objects, &pre_data).await?;
     add_text(
         writer,
         "postgres/schema-pre-data.sql",

@@ -227,9 +227,7 @@ async fn beside_the_tables(
     if !whole {
         return Ok(());
     }
-    for member in archive.manifest().members_in("postgres/large-objects") {
-        load::large_objects(archive, member, leader).await?;
-    }
+    load::large_objects(archive, leader).await?;
     set_sequences(archive, leader).await?;
     check::compare_large_objects(leader, source.large_objects).await
 }
