@@ -425,6 +425,75 @@ async fn large_objects_that_pg_dump_says_nothing_of_come_back_with_all_that_is_s
     assert_same_text(&before, &after);
 }
 
+/// Where a row belongs by the hash of an enum's value is another partition in every database.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_partitioned_by_the_hash_of_an_enum_come_back_wherever_they_belong_now() {
+    let live = scratch_database();
+    let session = Session::open(&live.address()).await.unwrap();
+    let setup = "
+        CREATE TYPE e AS ENUM ('a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 'i', 'j');
+        CREATE SCHEMA \"S s\";
+        CREATE TABLE \"S s\".\"T t\" (x e, n int, twice int GENERATED ALWAYS AS (n * 2) STORED, \"t t\" text,
+            PRIMARY KEY (x, n)) PARTITION BY HASH (x);
+        CREATE TABLE t0 PARTITION OF \"S s\".\"T t\" FOR VALUES WITH (modulus 3, remainder 0);
+        CREATE TABLE t1 (\"t t\" text, n int NOT NULL, twice int GENERATED ALWAYS AS (n * 2) STORED, x e NOT NULL);
+        ALTER TABLE \"S s\".\"T t\" ATTACH PARTITION t1 FOR VALUES WITH (modulus 3, remainder 1);
+        CREATE TABLE t2 PARTITION OF \"S s\".\"T t\" FOR VALUES WITH (modulus 3, remainder 2)
+            PARTITION BY RANGE (n);
+        CREATE TABLE t2_low PARTITION OF t2 FOR VALUES FROM (MINVALUE) TO (500);
+        CREATE TABLE t2_high PARTITION OF t2 DEFAULT;
+        CREATE INDEX ON \"S s\".\"T t\" (n);
+        INSERT INTO \"S s\".\"T t\" (x, n, \"t t\")
+            SELECT (enum_range(NULL::e))[1 + i % 10], i, 'row ' || i FROM generate_series(0, 999) i;
+        CREATE TABLE refers (x e, n int, FOREIGN KEY (x, n) REFERENCES \"S s\".\"T t\");
+        INSERT INTO refers SELECT x, n FROM \"S s\".\"T t\" WHERE n % 7 = 0;
+        CREATE TABLE plain (n int, t text) PARTITION BY HASH (n, t);
+        CREATE TABLE plain_0 PARTITION OF plain FOR VALUES WITH (modulus 2, remainder 0);
+        CREATE TABLE plain_1 PARTITION OF plain FOR VALUES WITH (modulus 2, remainder 1);
+        INSERT INTO plain SELECT i, i FROM generate_series(1, 100) i;";
+    session.batch_execute(setup).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("a.tar");
+    let manifest = take(&live.address(), &place).await;
+    let list = Archive::open(&place)
+        .unwrap()
+        .read_text("postgres/load.tsv");
+    let list = list.unwrap();
+    let through_root = "COPY \"S s\".\"T t\" (x, n, \"t t\") FROM STDIN";
+    assert!(list.matches(through_root).count() >= 3, "{list}");
+    assert!(
+        list.contains("COPY \"public\".\"plain_0\" (n, t) FROM STDIN"),
+        "{list}"
+    );
+
+    let beside = Beside::of(&live, "restored");
+    let restored = restore(&place, &live.address(), beside.name()).await;
+    assert_eq!(restored.unwrap().rows, manifest.rows());
+    let found = "SELECT string_agg(t::text, ',' ORDER BY n) FROM \"S s\".\"T t\" t WHERE x = 'c'";
+    assert_eq!(beside.0.column(found), live.column(found));
+    // Alone, a partition takes the rows that it had.
+    let alone = Beside::of(&live, "alone");
+    let archive = Archive::open(&place).unwrap();
+    let source = archive.manifest().postgres().unwrap();
+    let wanted = ["public.t1".to_owned()];
+    let selection = restore::Selection::of(&archive, source, &wanted).unwrap();
+    let (events, interrupt) = (Events::silent(), Interrupt::default());
+    let options = restore::Options { jobs: 3 };
+    restore::restore_selected(
+        &archive,
+        &live.address(),
+        alone.name(),
+        &selection,
+        &options,
+        &events,
+        &interrupt,
+    )
+    .await
+    .unwrap();
+    let rows = "SELECT count(*) FROM t1";
+    assert_eq!(alone.0.column(rows), live.column(rows));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_archive_leaves_no_database_behind() {
     let live = scratch_database();

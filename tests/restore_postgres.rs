@@ -180,6 +180,13 @@ fn a_restore_that_dies_anywhere_is_as_before_or_completed_by_the_next_run() {
 #[test]
 fn restore_txt_gives_the_same_database_with_tar_zstd_and_psql_alone() {
     let stack = Stack::new();
+    stack.database.run(
+        "CREATE TYPE e AS ENUM ('a', 'b', 'c', 'd', 'e', 'f', 'g', 'h');
+         CREATE TABLE hashed(x e) PARTITION BY HASH (x);
+         CREATE TABLE hashed_0 PARTITION OF hashed FOR VALUES WITH (modulus 2, remainder 0);
+         CREATE TABLE hashed_1 PARTITION OF hashed FOR VALUES WITH (modulus 2, remainder 1);
+         INSERT INTO hashed SELECT unnest(enum_range(NULL::e))",
+    );
     let report = stack.done(&["backup", "--json"]);
     let folder = tempfile::tempdir().unwrap();
     let status = Command::new("tar")

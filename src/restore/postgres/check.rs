@@ -4,39 +4,59 @@
 use super::{Options, failed, open};
 use crate::adapters::postgres::{Address, Session, quote_identifier};
 use crate::archive::{LargeObjects, PostgresSource, PostgresTable, RowDigest};
+use crate::backup::postgres::Roots;
 use crate::backup::postgres::large_objects::for_each_chunk;
 use crate::error::{Context, Error, Result};
 use futures_util::{StreamExt, pin_mut};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::task::JoinSet;
 
-/// Reads a table's rows back and compares them with what was backed up.
-pub(super) async fn compare(session: &Session, table: &PostgresTable) -> Result<()> {
-    let name = format!(
-        "{}.{}",
-        quote_identifier(&table.schema),
-        quote_identifier(&table.name)
-    );
-    let doing = || format!("reading back table {}.{}", table.schema, table.name);
-    // An extension may have put rows of its own into a table of which only some were copied.
-    if table.condition.is_none() {
-        let found = digest(session, &name, table)
-            .await
-            .map_err(|e| failed(&doing(), &e))?;
-        if found != table.digest {
-            return Err(Error::bad_data(format!(
-                "table {}.{} was restored with other rows than were backed up: {} rows instead of {}{}",
-                table.schema,
-                table.name,
-                found.rows,
-                table.digest.rows,
-                if found.rows == table.digest.rows { ", with other content" } else { "" }
-            ))
-            .hint("Nothing was changed; restore another archive, and look into the server's log."));
+/// The tables as they are compared: those whose rows are loaded through one root together.
+pub(super) fn groups(tables: &[PostgresTable], roots: &Roots) -> Vec<Vec<PostgresTable>> {
+    let mut groups = Vec::new();
+    let mut rooted: BTreeMap<&[String], Vec<PostgresTable>> = BTreeMap::new();
+    for table in tables {
+        match roots.of(&table.schema, &table.name) {
+            Some(root) => rooted.entry(&root.members).or_default().push(table.clone()),
+            None => groups.push(vec![table.clone()]),
         }
     }
-    Ok(())
+    groups.extend(rooted.into_values());
+    groups
+}
+
+/// Reads the rows of tables back and compares all of them together with what was backed up.
+pub(super) async fn compare(session: &Session, tables: &[PostgresTable]) -> Result<()> {
+    let (mut found, mut expected) = (RowDigest::default(), RowDigest::default());
+    // An extension may have put rows of its own into a table of which only some were copied.
+    for table in tables.iter().filter(|table| table.condition.is_none()) {
+        let name = format!("{}.{}", table.schema, table.name);
+        let read = digest(session, table)
+            .await
+            .map_err(|e| failed(&format!("reading back table {name}"), &e))?;
+        found = found.merge(read);
+        expected = expected.merge(table.digest);
+    }
+    if found == expected {
+        return Ok(());
+    }
+    let names: Vec<String> = tables
+        .iter()
+        .map(|table| format!("{}.{}", table.schema, table.name))
+        .collect();
+    Err(Error::bad_data(format!(
+        "table {} was restored with other rows than were backed up: {} rows instead of {}{}",
+        names.join(" and "),
+        found.rows,
+        expected.rows,
+        if found.rows == expected.rows {
+            ", with other content"
+        } else {
+            ""
+        }
+    ))
+    .hint("Nothing was changed; restore another archive, and look into the server's log."))
 }
 
 /// Analyses all tables, several at the same time, the largest first.
@@ -123,9 +143,13 @@ async fn indexed_by_expression(session: &Session) -> Result<HashMap<(String, Str
 
 async fn digest(
     session: &Session,
-    name: &str,
     table: &PostgresTable,
 ) -> Result<RowDigest, tokio_postgres::Error> {
+    let name = format!(
+        "{}.{}",
+        quote_identifier(&table.schema),
+        quote_identifier(&table.name)
+    );
     let columns = if table.columns.is_empty() {
         String::new()
     } else {

@@ -1,10 +1,10 @@
 //! Rows from an archive into tables, part after part.
 
 use super::failed;
-use super::post_data::table_key;
+use super::post_data::{plain_name, table_key};
 use crate::adapters::postgres::Session;
 use crate::archive::{Archive, Member, PostgresSource, PostgresTable};
-use crate::backup::postgres::{copy_in, large_objects};
+use crate::backup::postgres::{Roots, large_objects};
 use crate::error::Result;
 use crate::event::{Events, Unit};
 use bytes::Bytes;
@@ -62,6 +62,8 @@ pub(super) struct Part {
     pub(super) member: Member,
     /// Schema and name, as they are.
     pub(super) table: String,
+    /// The tables that its rows may go to, and those above them, as keys.
+    pub(super) fills: Arc<[String]>,
     /// The statement that takes it in.
     pub(super) copy: Arc<str>,
 }
@@ -71,6 +73,7 @@ pub(super) struct Part {
 pub(super) fn parts(
     archive: &Archive,
     source: &PostgresSource,
+    roots: &Roots,
     indexing: &HashMap<String, u64>,
 ) -> VecDeque<Part> {
     let mut by_folder: HashMap<&str, Vec<&Member>> = HashMap::new();
@@ -89,12 +92,17 @@ pub(super) fn parts(
     tables.sort_by_key(|(table, members)| std::cmp::Reverse((cost(table), size(members))));
     let mut parts = VecDeque::new();
     for (table, members) in tables {
-        let copy: Arc<str> = copy_in(table).into();
+        let copy: Arc<str> = roots.copy_in(table).into();
+        let fills: Arc<[String]> = match roots.of(&table.schema, &table.name) {
+            Some(root) => root.members.iter().map(|name| plain_name(name)).collect(),
+            None => [table_key(table)].into(),
+        };
         for member in members {
             let table = format!("{}.{}", table.schema, table.name);
             parts.push_back(Part {
                 member: member.clone(),
                 table,
+                fills: fills.clone(),
                 copy: copy.clone(),
             });
         }

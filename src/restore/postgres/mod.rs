@@ -16,7 +16,7 @@ pub use selection::Selection;
 
 use crate::adapters::postgres::{Address, Session, admin, quote_identifier, server_message};
 use crate::archive::{Archive, PostgresSource};
-use crate::backup::postgres::SESSION_SETTINGS;
+use crate::backup::postgres::{Roots, SESSION_SETTINGS};
 use crate::error::{Error, Result};
 use crate::event::Events;
 use crate::interrupt::Interrupt;
@@ -189,9 +189,10 @@ async fn fill(
     }
     let plan = Plan::of(&post_data, &post_data::sizes(archive, source));
     post_data::in_order(&leader, &plan.preamble, &plan.before_rows).await?;
-    let parts = load::parts(archive, source, &plan.indexing());
+    let roots = Roots::read(&leader).await?;
+    let parts = load::parts(archive, source, &roots, &plan.indexing());
     let rows_in = Loader::new(archive, &parts, events, &step);
-    let tasks = Tasks::new(parts, plan.keys, &source.tables);
+    let tasks = Tasks::new(parts, plan.keys, check::groups(&source.tables, &roots));
     let preamble = &plan.preamble;
     let whole = selection.is_everything();
     tokio::try_join!(
@@ -201,7 +202,7 @@ async fn fill(
 
     post_data::in_order(&leader, preamble, &plan.rest).await?;
     check::analyze(source, beside, options).await?;
-    let keys = Tasks::new(VecDeque::new(), plan.foreign_keys, &[]);
+    let keys = Tasks::new(VecDeque::new(), plan.foreign_keys, vec![]);
     crew::work(keys, None, preamble, beside, options, events).await?;
     post_data::in_order(&leader, "", &plan.comments).await?;
     post_data::in_order(&leader, "", &plan.event_triggers).await?;
