@@ -494,6 +494,45 @@ async fn rows_partitioned_by_the_hash_of_an_enum_come_back_wherever_they_belong_
     assert_eq!(alone.0.column(rows), live.column(rows));
 }
 
+/// The server never analyses a partitioned table by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_table_is_analysed_partitioned_ones_too() {
+    let live = scratch_database();
+    let session = Session::open(&live.address()).await.unwrap();
+    let setup = "
+        CREATE SCHEMA \"S s\"; CREATE TABLE plain AS SELECT 1 AS n;
+        CREATE TABLE \"S s\".\"T t\" (at date, \"v v\" text) PARTITION BY RANGE (at);
+        CREATE TABLE t_1 PARTITION OF \"S s\".\"T t\" FOR VALUES FROM ('2026-01-01') TO ('2026-07-01');
+        CREATE TABLE t_2 PARTITION OF \"S s\".\"T t\" DEFAULT PARTITION BY LIST (\"v v\");
+        CREATE TABLE t_2_rest PARTITION OF t_2 DEFAULT;
+        CREATE INDEX by_word ON t_2_rest (lower(\"v v\"));
+        INSERT INTO \"S s\".\"T t\" SELECT date '2026-01-01' + i % 300, i FROM generate_series(1, 999) i;
+        CREATE TABLE parent (n int); CREATE TABLE child () INHERITS (parent);
+        INSERT INTO parent VALUES (1); INSERT INTO child VALUES (2);";
+    session.batch_execute(setup).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("a.tar");
+    take(&live.address(), &place).await;
+    let beside = Beside::of(&live, "restored");
+    restore(&place, &live.address(), beside.name())
+        .await
+        .unwrap();
+    let analysed =
+        "SELECT DISTINCT c.relname || CASE WHEN s.stainherit THEN ' with others' ELSE '' END
+        FROM pg_statistic s JOIN pg_class c ON c.oid = s.starelid WHERE c.oid >= 16384 ORDER BY 1";
+    let expected = [
+        "T t with others",
+        "child",
+        "parent",
+        "parent with others",
+        "plain",
+        "t_1",
+        "t_2 with others",
+        "t_2_rest",
+    ];
+    assert_eq!(beside.0.column(analysed), expected);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_archive_leaves_no_database_behind() {
     let live = scratch_database();

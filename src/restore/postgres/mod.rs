@@ -1,6 +1,7 @@
 //! A `PostgreSQL` source of an archive into a new database beside the live one, checked row by row
 //! against the manifest. Making it the live one is not this module's business.
 
+mod analyze;
 mod check;
 mod crew;
 mod full_text;
@@ -201,7 +202,7 @@ async fn fill(
     )?;
 
     post_data::in_order(&leader, preamble, &plan.rest).await?;
-    check::analyze(source, beside, options).await?;
+    analyze::all(source, beside, options).await?;
     let keys = Tasks::new(VecDeque::new(), plan.foreign_keys, vec![]);
     crew::work(keys, None, preamble, beside, options, events).await?;
     post_data::in_order(&leader, "", &plan.comments).await?;
