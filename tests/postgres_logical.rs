@@ -388,10 +388,36 @@ async fn sessions_on_small(session: &Session, granted: bool) -> Vec<i32> {
     rows.iter().map(|row| row.get(0)).collect()
 }
 
+/// A `pg_dump` that is the real one with `more` behind its name.
+fn acted(folder: &Path, more: &str) -> PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    let program = folder.join("pg_dump");
+    let script = format!("#!/bin/sh\n/usr/lib/postgresql/15/bin/pg_dump {more}\n");
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    program
+}
+
+/// Only a superuser's `pg_dump` has subscriptions; another one's says so, and succeeds.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_pg_dump_warns_of_is_noted_as_left_out() {
+    let live = scratch_database();
+    let folder = tempfile::tempdir().unwrap();
+    let program = acted(
+        folder.path(),
+        "\"$@\" && echo 'pg_dump: warning: subscriptions not dumped' >&2",
+    );
+    let manifest = take_with(&live.address(), &folder.path().join("a.tar"), program).await;
+    let left_out: Vec<&str> = manifest.left_out.iter().map(|l| l.what.as_str()).collect();
+    let noted = left_out
+        .iter()
+        .filter(|what| **what == "subscriptions not dumped");
+    assert_eq!(noted.count(), 1, "{left_out:?}");
+}
+
 /// A server of version 17 is not here, so its `pg_dump` is acted: one of 15 that keeps large objects to itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn large_objects_that_pg_dump_says_nothing_of_come_back_with_all_that_is_said_of_them() {
-    use std::os::unix::fs::PermissionsExt;
     let role = Role::create("reader");
     let live = scratch_database();
     let session = Session::open(&live.address()).await.unwrap();
@@ -405,10 +431,7 @@ async fn large_objects_that_pg_dump_says_nothing_of_come_back_with_all_that_is_s
     );
     session.batch_execute(&setup).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let program = folder.path().join("pg_dump");
-    let script = "#!/bin/sh\n/usr/lib/postgresql/15/bin/pg_dump \"$@\" | sed '/lo_create\\|LARGE OBJECT/d'\n";
-    std::fs::write(&program, script).unwrap();
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let program = acted(folder.path(), "\"$@\" | sed '/lo_create\\|LARGE OBJECT/d'");
     let place = folder.path().join("a.tar");
     take_with(&live.address(), &place, program).await;
     let pre_data = Archive::open(&place)

@@ -13,7 +13,7 @@ mod sequences;
 
 pub use roots::Roots;
 
-use crate::adapters::postgres::dump::{Inside, PgDump, Section};
+use crate::adapters::postgres::dump::{Dumped, Inside, PgDump, Section};
 use crate::adapters::postgres::{Address, Session, server_message};
 use crate::archive::{Effort, LeftOut, NewMember, PostgresSource, PostgresTable, Writer};
 use crate::error::{Error, Result};
@@ -118,6 +118,9 @@ async fn take_all(
         pg_dump.section(address, &snapshot, Section::PostData),
         copy::all(writer, moment, &catalog.tables, options, events, &step),
     )?;
+    catalog
+        .left_out
+        .extend(warned_of(&pre_data, &post_data, events));
     add_text(
         writer,
         "postgres/roles.sql",
@@ -125,11 +128,11 @@ async fn take_all(
         Effort::None,
     )
     .await?;
-    large_objects::define(writer, &leader, &catalog.large_objects, &pre_data).await?;
+    large_objects::define(writer, &leader, &catalog.large_objects, &pre_data.sql).await?;
     add_text(
         writer,
         "postgres/schema-pre-data.sql",
-        pre_data,
+        pre_data.sql,
         Effort::Usual,
     )
     .await?;
@@ -145,7 +148,7 @@ async fn take_all(
     add_text(
         writer,
         "postgres/schema-post-data.sql",
-        post_data,
+        post_data.sql,
         Effort::Usual,
     )
     .await?;
@@ -184,6 +187,19 @@ async fn take_all(
         },
         left_out: catalog.left_out,
     })
+}
+
+/// Tells what `pg_dump` warned of. Both sections may say the same.
+fn warned_of(pre_data: &Dumped, post_data: &Dumped, events: &Events) -> Vec<LeftOut> {
+    let mut warnings = [pre_data.warnings.as_slice(), &post_data.warnings].concat();
+    warnings.sort_unstable();
+    warnings.dedup();
+    let left_out = |what: String| {
+        events.warning(format!("pg_dump warns: {what}"));
+        let why = "pg_dump warned of it".to_owned();
+        LeftOut { what, why }
+    };
+    warnings.into_iter().map(left_out).collect()
 }
 
 /// A snapshot, and the tables as it sees them, none of which can change any more.
