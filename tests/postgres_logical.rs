@@ -44,8 +44,8 @@ impl Beside {
 struct Role(String);
 
 impl Role {
-    fn create() -> Self {
-        let name = format!("k1ops_role_{}", std::process::id());
+    fn create(of: &str) -> Self {
+        let name = format!("k1ops_role_{of}_{}", std::process::id());
         support::on_server(&format!("CREATE ROLE {name} NOLOGIN"));
         Self(name)
     }
@@ -66,6 +66,10 @@ fn assert_same_text(before: &str, after: &str) {
 }
 
 async fn take(address: &Address, place: &Path) -> Manifest {
+    take_with(address, place, PathBuf::new()).await
+}
+
+async fn take_with(address: &Address, place: &Path, pg_dump: PathBuf) -> Manifest {
     let header = Header {
         format: FORMAT,
         tool: "test".into(),
@@ -75,7 +79,7 @@ async fn take(address: &Address, place: &Path) -> Manifest {
     let writer = Writer::create(place, header, CodecSettings::of(Compression::Zstd, 0), 2).unwrap();
     let options = backup::Options {
         jobs: 3,
-        pg_dump: PathBuf::new(),
+        pg_dump,
         inside: None,
     };
     let (events, interrupt) = (Events::silent(), Interrupt::default());
@@ -152,7 +156,7 @@ fn sorted_rows(dump: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_comes_back_as_pg_dump_sees_it() {
-    let role = Role::create();
+    let role = Role::create("owner");
     let live = scratch_database();
     let session = Session::open(&live.address()).await.unwrap();
     session
@@ -382,6 +386,174 @@ async fn sessions_on_small(session: &Session, granted: bool) -> Vec<i32> {
                    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())";
     let rows = session.query(sql, &[&granted]).await.unwrap();
     rows.iter().map(|row| row.get(0)).collect()
+}
+
+/// A `pg_dump` that is the real one with `more` behind its name.
+fn acted(folder: &Path, more: &str) -> PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    let program = folder.join("pg_dump");
+    let script = format!("#!/bin/sh\n/usr/lib/postgresql/15/bin/pg_dump {more}\n");
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    program
+}
+
+/// Only a superuser's `pg_dump` has subscriptions; another one's says so, and succeeds.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_pg_dump_warns_of_is_noted_as_left_out() {
+    let live = scratch_database();
+    let folder = tempfile::tempdir().unwrap();
+    let program = acted(
+        folder.path(),
+        "\"$@\" && echo 'pg_dump: warning: subscriptions not dumped' >&2",
+    );
+    let manifest = take_with(&live.address(), &folder.path().join("a.tar"), program).await;
+    let left_out: Vec<&str> = manifest.left_out.iter().map(|l| l.what.as_str()).collect();
+    let noted = left_out
+        .iter()
+        .filter(|what| **what == "subscriptions not dumped");
+    assert_eq!(noted.count(), 1, "{left_out:?}");
+}
+
+/// A server of version 17 is not here, so its `pg_dump` is acted: one of 15 that keeps large objects to itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_objects_that_pg_dump_says_nothing_of_come_back_with_all_that_is_said_of_them() {
+    let role = Role::create("reader");
+    let live = scratch_database();
+    let session = Session::open(&live.address()).await.unwrap();
+    let name = &role.0;
+    let setup = format!(
+        "SELECT lo_from_bytea(7, decode(repeat('00ff10', 400000), 'hex')), lo_from_bytea(8, ''),
+                lo_from_bytea(9, 'x'), lo_from_bytea(4000000000, 'y');
+         COMMENT ON LARGE OBJECT 7 IS 'it''s; large'; GRANT SELECT ON LARGE OBJECT 7 TO PUBLIC;
+         GRANT SELECT, UPDATE ON LARGE OBJECT 8 TO {name} WITH GRANT OPTION;
+         ALTER LARGE OBJECT 9 OWNER TO {name}; REVOKE UPDATE ON LARGE OBJECT 9 FROM {name};"
+    );
+    session.batch_execute(&setup).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let program = acted(folder.path(), "\"$@\" | sed '/lo_create\\|LARGE OBJECT/d'");
+    let place = folder.path().join("a.tar");
+    take_with(&live.address(), &place, program).await;
+    let pre_data = Archive::open(&place)
+        .unwrap()
+        .read_text("postgres/schema-pre-data.sql");
+    assert!(!pre_data.unwrap().contains("lo_create"));
+
+    let beside = Beside::of(&live, "restored");
+    restore(&place, &live.address(), beside.name())
+        .await
+        .unwrap();
+    let (before, after) = (pg_dump(&live.address()), pg_dump(&beside.address()));
+    assert!(before.contains("ALTER LARGE OBJECT 9 OWNER TO"));
+    assert_same_text(&before, &after);
+}
+
+/// Where a row belongs by the hash of an enum's value is another partition in every database.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_partitioned_by_the_hash_of_an_enum_come_back_wherever_they_belong_now() {
+    let live = scratch_database();
+    let session = Session::open(&live.address()).await.unwrap();
+    let setup = "
+        CREATE TYPE e AS ENUM ('a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 'i', 'j');
+        CREATE SCHEMA \"S s\";
+        CREATE TABLE \"S s\".\"T t\" (x e, n int, twice int GENERATED ALWAYS AS (n * 2) STORED, \"t t\" text,
+            PRIMARY KEY (x, n)) PARTITION BY HASH (x);
+        CREATE TABLE t0 PARTITION OF \"S s\".\"T t\" FOR VALUES WITH (modulus 3, remainder 0);
+        CREATE TABLE t1 (\"t t\" text, n int NOT NULL, twice int GENERATED ALWAYS AS (n * 2) STORED, x e NOT NULL);
+        ALTER TABLE \"S s\".\"T t\" ATTACH PARTITION t1 FOR VALUES WITH (modulus 3, remainder 1);
+        CREATE TABLE t2 PARTITION OF \"S s\".\"T t\" FOR VALUES WITH (modulus 3, remainder 2)
+            PARTITION BY RANGE (n);
+        CREATE TABLE t2_low PARTITION OF t2 FOR VALUES FROM (MINVALUE) TO (500);
+        CREATE TABLE t2_high PARTITION OF t2 DEFAULT;
+        CREATE INDEX ON \"S s\".\"T t\" (n);
+        INSERT INTO \"S s\".\"T t\" (x, n, \"t t\")
+            SELECT (enum_range(NULL::e))[1 + i % 10], i, 'row ' || i FROM generate_series(0, 999) i;
+        CREATE TABLE refers (x e, n int, FOREIGN KEY (x, n) REFERENCES \"S s\".\"T t\");
+        INSERT INTO refers SELECT x, n FROM \"S s\".\"T t\" WHERE n % 7 = 0;
+        CREATE TABLE plain (n int, t text) PARTITION BY HASH (n, t);
+        CREATE TABLE plain_0 PARTITION OF plain FOR VALUES WITH (modulus 2, remainder 0);
+        CREATE TABLE plain_1 PARTITION OF plain FOR VALUES WITH (modulus 2, remainder 1);
+        INSERT INTO plain SELECT i, i FROM generate_series(1, 100) i;";
+    session.batch_execute(setup).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("a.tar");
+    let manifest = take(&live.address(), &place).await;
+    let list = Archive::open(&place)
+        .unwrap()
+        .read_text("postgres/load.tsv");
+    let list = list.unwrap();
+    let through_root = "COPY \"S s\".\"T t\" (x, n, \"t t\") FROM STDIN";
+    assert!(list.matches(through_root).count() >= 3, "{list}");
+    assert!(
+        list.contains("COPY \"public\".\"plain_0\" (n, t) FROM STDIN"),
+        "{list}"
+    );
+
+    let beside = Beside::of(&live, "restored");
+    let restored = restore(&place, &live.address(), beside.name()).await;
+    assert_eq!(restored.unwrap().rows, manifest.rows());
+    let found = "SELECT string_agg(t::text, ',' ORDER BY n) FROM \"S s\".\"T t\" t WHERE x = 'c'";
+    assert_eq!(beside.0.column(found), live.column(found));
+    // Alone, a partition takes the rows that it had.
+    let alone = Beside::of(&live, "alone");
+    let archive = Archive::open(&place).unwrap();
+    let source = archive.manifest().postgres().unwrap();
+    let wanted = ["public.t1".to_owned()];
+    let selection = restore::Selection::of(&archive, source, &wanted).unwrap();
+    let (events, interrupt) = (Events::silent(), Interrupt::default());
+    let options = restore::Options { jobs: 3 };
+    restore::restore_selected(
+        &archive,
+        &live.address(),
+        alone.name(),
+        &selection,
+        &options,
+        &events,
+        &interrupt,
+    )
+    .await
+    .unwrap();
+    let rows = "SELECT count(*) FROM t1";
+    assert_eq!(alone.0.column(rows), live.column(rows));
+}
+
+/// The server never analyses a partitioned table by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_table_is_analysed_partitioned_ones_too() {
+    let live = scratch_database();
+    let session = Session::open(&live.address()).await.unwrap();
+    let setup = "
+        CREATE SCHEMA \"S s\"; CREATE TABLE plain AS SELECT 1 AS n;
+        CREATE TABLE \"S s\".\"T t\" (at date, \"v v\" text) PARTITION BY RANGE (at);
+        CREATE TABLE t_1 PARTITION OF \"S s\".\"T t\" FOR VALUES FROM ('2026-01-01') TO ('2026-07-01');
+        CREATE TABLE t_2 PARTITION OF \"S s\".\"T t\" DEFAULT PARTITION BY LIST (\"v v\");
+        CREATE TABLE t_2_rest PARTITION OF t_2 DEFAULT;
+        CREATE INDEX by_word ON t_2_rest (lower(\"v v\"));
+        INSERT INTO \"S s\".\"T t\" SELECT date '2026-01-01' + i % 300, i FROM generate_series(1, 999) i;
+        CREATE TABLE parent (n int); CREATE TABLE child () INHERITS (parent);
+        INSERT INTO parent VALUES (1); INSERT INTO child VALUES (2);";
+    session.batch_execute(setup).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("a.tar");
+    take(&live.address(), &place).await;
+    let beside = Beside::of(&live, "restored");
+    restore(&place, &live.address(), beside.name())
+        .await
+        .unwrap();
+    let analysed =
+        "SELECT DISTINCT c.relname || CASE WHEN s.stainherit THEN ' with others' ELSE '' END
+        FROM pg_statistic s JOIN pg_class c ON c.oid = s.starelid WHERE c.oid >= 16384 ORDER BY 1";
+    let expected = [
+        "T t with others",
+        "child",
+        "parent",
+        "parent with others",
+        "plain",
+        "t_1",
+        "t_2 with others",
+        "t_2_rest",
+    ];
+    assert_eq!(beside.0.column(analysed), expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -180,6 +180,13 @@ fn a_restore_that_dies_anywhere_is_as_before_or_completed_by_the_next_run() {
 #[test]
 fn restore_txt_gives_the_same_database_with_tar_zstd_and_psql_alone() {
     let stack = Stack::new();
+    stack.database.run(
+        "CREATE TYPE e AS ENUM ('a', 'b', 'c', 'd', 'e', 'f', 'g', 'h');
+         CREATE TABLE hashed(x e) PARTITION BY HASH (x);
+         CREATE TABLE hashed_0 PARTITION OF hashed FOR VALUES WITH (modulus 2, remainder 0);
+         CREATE TABLE hashed_1 PARTITION OF hashed FOR VALUES WITH (modulus 2, remainder 1);
+         INSERT INTO hashed SELECT unnest(enum_range(NULL::e))",
+    );
     let report = stack.done(&["backup", "--json"]);
     let folder = tempfile::tempdir().unwrap();
     let status = Command::new("tar")
@@ -398,4 +405,67 @@ fn a_partitioned_table_and_a_view_of_it_come_back_whole() {
         ["t"],
         "indexes of partitions are attached"
     );
+}
+
+#[test]
+fn one_table_is_restored_with_all_that_is_its_own() {
+    let stack = Stack::new();
+    stack.database.run(
+        "CREATE TABLE \"T on\"(id int PRIMARY KEY, a int, \"b.b\" int);
+         CREATE TABLE other(id int PRIMARY KEY, a int);
+         CREATE RULE \"r ON\" AS ON INSERT TO \"T on\" WHERE new.a > 100 DO INSTEAD NOTHING;
+         CREATE RULE copied AS ON INSERT TO \"T on\" DO ALSO INSERT INTO other VALUES (new.id, 1);
+         CREATE STATISTICS \"st\"\"at\" (dependencies) ON a, \"b.b\" FROM \"T on\";
+         CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$;
+         CREATE TRIGGER \"tr on\" BEFORE UPDATE ON \"T on\" FOR EACH ROW EXECUTE FUNCTION f();
+         CREATE POLICY \"p on\" ON \"T on\" USING (true);
+         CREATE POLICY looks ON \"T on\" USING (id IN (SELECT id FROM other));
+         COMMENT ON RULE \"r ON\" ON \"T on\" IS 'rule';
+         COMMENT ON RULE copied ON \"T on\" IS 'not this';
+         COMMENT ON STATISTICS \"st\"\"at\" IS 'statistics';
+         COMMENT ON TRIGGER \"tr on\" ON \"T on\" IS 'trigger';
+         COMMENT ON POLICY \"p on\" ON \"T on\" IS 'policy';
+         COMMENT ON CONSTRAINT \"T on_pkey\" ON \"T on\" IS 'constraint';
+         CREATE VIEW \"v \" AS SELECT id, a, count(*) FROM \"T on\" GROUP BY id;
+         CREATE VIEW others AS SELECT id, a, count(*) FROM other GROUP BY id;
+         CREATE VIEW of_others AS SELECT id FROM others;
+         CREATE MATERIALIZED VIEW \"m \" AS SELECT id, a, count(*) FROM \"T on\" GROUP BY id;
+         CREATE INDEX \"m i\" ON \"m \"(a);
+         COMMENT ON COLUMN \"m \".a IS 'column';
+         CREATE MATERIALIZED VIEW more AS SELECT * FROM others;
+         INSERT INTO \"T on\" VALUES (1, 2, 3);",
+    );
+    stack.done(&["backup", "--json"]);
+    let name = format!("{}_k1ops_own", stack.database.name);
+    let only = ["--only", "postgres:public.T on", "--as", &name];
+    stack.done(&[["restore", "latest"].as_slice(), &only].concat());
+    let other = stack.other(&name);
+    let comments = "SELECT description FROM pg_description WHERE description IN ('rule', 'trigger',
+        'policy', 'statistics', 'constraint', 'column', 'not this') ORDER BY 1";
+    assert_eq!(
+        other.column(comments),
+        [
+            "column",
+            "constraint",
+            "policy",
+            "rule",
+            "statistics",
+            "trigger"
+        ]
+    );
+    let views = "SELECT relname FROM pg_class WHERE relkind IN ('v', 'm')
+        AND relnamespace = 'public'::regnamespace ORDER BY 1";
+    assert_eq!(
+        other.column(views),
+        ["m ", "v "],
+        "no placeholder of another one is left"
+    );
+    assert_eq!(other.column("SELECT a FROM \"v \""), ["2"]);
+    assert_eq!(other.column("SELECT a FROM \"m \""), ["2"]);
+    let indexed = "SELECT indexname FROM pg_indexes WHERE tablename = 'm '";
+    assert_eq!(other.column(indexed), ["m i"]);
+    let rules = "SELECT rulename FROM pg_rules WHERE tablename = 'T on'";
+    assert_eq!(other.column(rules), ["r ON"]);
+    let policies = "SELECT policyname FROM pg_policies";
+    assert_eq!(other.column(policies), ["p on"]);
 }

@@ -80,7 +80,7 @@ it. Roles that are there already are left as they are; passwords of roles are no
     {unpack} postgres/load.tsv{suffix} | while IFS='\t' read -r part copy; do
       {unpack} \"$part\" | psql -X -q -v ON_ERROR_STOP=1 -d \"$TARGET\" -c \"$copy\"
     done
-    for part in postgres/large-objects/*.sql{suffix}; do
+    for part in postgres/large-object-definitions/*.sql{suffix} postgres/large-objects/*.sql{suffix}; do
       if [ -e \"$part\" ]; then {unpack} \"$part\" | psql -X -q -o /dev/null -v ON_ERROR_STOP=1 -d \"$TARGET\"; fi
     done
     {unpack} postgres/sequences.sql{suffix} | psql -X -q -o /dev/null -v ON_ERROR_STOP=1 -d \"$TARGET\"

@@ -35,6 +35,15 @@ impl Section {
     }
 }
 
+/// What `pg_dump` wrote.
+#[derive(Debug)]
+pub struct Dumped {
+    /// The script.
+    pub sql: String,
+    /// What it warned of, although it succeeded: as a rule something that it left out.
+    pub warnings: Vec<String>,
+}
+
 /// A `pg_dump` that fits a server.
 #[derive(Debug, Clone)]
 pub struct PgDump {
@@ -99,7 +108,7 @@ impl PgDump {
         address: &Address,
         snapshot: &str,
         section: Section,
-    ) -> Result<String> {
+    ) -> Result<Dumped> {
         let what = format!("pg_dump of the {} schema", section.name());
         let arguments = [
             "--no-password".to_owned(),
@@ -133,8 +142,20 @@ impl PgDump {
             return Err(Error::failed(format!("{what} ended before its end marker"))
                 .hint("Run the backup again; if it stays so, look into the server's log."));
         }
-        Ok(text)
+        Ok(Dumped {
+            sql: text,
+            warnings: warnings(&output.stderr),
+        })
     }
+}
+
+/// What `pg_dump` warns of, each line without its own name.
+fn warnings(said: &str) -> Vec<String> {
+    let warning = |line: &str| {
+        line.split_once("warning: ")
+            .map(|(_, what)| what.to_owned())
+    };
+    said.lines().filter_map(warning).collect()
 }
 
 async fn of_host(program: &Path, address: &Address, arguments: &[String]) -> Result<Said> {
@@ -228,6 +249,14 @@ mod tests {
         );
         assert_eq!(parse_version("pg_dump (PostgreSQL) 18beta1"), Some(18));
         assert_eq!(parse_version("something else"), None);
+    }
+
+    #[test]
+    fn warnings_are_told_from_what_belongs_to_them() {
+        let said = "pg_dump: warning: subscriptions not dumped because current user is not a superuser\n\
+            pg_dump: detail: x\npg_dump: hint: y\n";
+        let expected = ["subscriptions not dumped because current user is not a superuser"];
+        assert_eq!(warnings(said), expected);
     }
 
     #[tokio::test]

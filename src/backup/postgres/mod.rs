@@ -8,10 +8,13 @@ mod catalog;
 mod copy;
 pub mod large_objects;
 mod pieces;
+mod roots;
 mod sequences;
 
-use crate::adapters::postgres::dump::{Inside, PgDump, Section};
-use crate::adapters::postgres::{Address, Session, quote_identifier, server_message};
+pub use roots::Roots;
+
+use crate::adapters::postgres::dump::{Dumped, Inside, PgDump, Section};
+use crate::adapters::postgres::{Address, Session, server_message};
 use crate::archive::{Effort, LeftOut, NewMember, PostgresSource, PostgresTable, Writer};
 use crate::error::{Error, Result};
 use crate::event::Events;
@@ -92,7 +95,17 @@ async fn take_all(
         Some(inside) if options.pg_dump.as_os_str().is_empty() => PgDump::inside(inside.clone()),
         _ => PgDump::find(major, &options.pg_dump).await?,
     };
-    let Still { snapshot, catalog } = hold_still(&leader, address, major, events).await?;
+    let Still {
+        snapshot,
+        mut catalog,
+    } = hold_still(&leader, address, major, events).await?;
+    let roots = Roots::read(&leader).await?;
+    for table in &mut catalog.tables {
+        // A row has the same text, and digest, whichever partition it is read from.
+        if let Some(root) = roots.of(&table.schema, &table.name) {
+            table.columns.clone_from(&root.columns);
+        }
+    }
 
     let moment = copy::Moment {
         leader: &leader,
@@ -105,6 +118,9 @@ async fn take_all(
         pg_dump.section(address, &snapshot, Section::PostData),
         copy::all(writer, moment, &catalog.tables, options, events, &step),
     )?;
+    catalog
+        .left_out
+        .extend(warned_of(&pre_data, &post_data, events));
     add_text(
         writer,
         "postgres/roles.sql",
@@ -112,10 +128,11 @@ async fn take_all(
         Effort::None,
     )
     .await?;
+    large_objects::define(writer, &leader, &catalog.large_objects, &pre_data.sql).await?;
     add_text(
         writer,
         "postgres/schema-pre-data.sql",
-        pre_data,
+        pre_data.sql,
         Effort::Usual,
     )
     .await?;
@@ -131,7 +148,7 @@ async fn take_all(
     add_text(
         writer,
         "postgres/schema-post-data.sql",
-        post_data,
+        post_data.sql,
         Effort::Usual,
     )
     .await?;
@@ -140,7 +157,7 @@ async fn take_all(
     add_text(
         writer,
         "postgres/load.tsv",
-        load_list(&tables, writer),
+        load_list(&tables, &roots, writer),
         Effort::Usual,
     )
     .await?;
@@ -170,6 +187,19 @@ async fn take_all(
         },
         left_out: catalog.left_out,
     })
+}
+
+/// Tells what `pg_dump` warned of. Both sections may say the same.
+fn warned_of(pre_data: &Dumped, post_data: &Dumped, events: &Events) -> Vec<LeftOut> {
+    let mut warnings = [pre_data.warnings.as_slice(), &post_data.warnings].concat();
+    warnings.sort_unstable();
+    warnings.dedup();
+    let left_out = |what: String| {
+        events.warning(format!("pg_dump warns: {what}"));
+        let why = "pg_dump warned of it".to_owned();
+        LeftOut { what, why }
+    };
+    warnings.into_iter().map(left_out).collect()
 }
 
 /// A snapshot, and the tables as it sees them, none of which can change any more.
@@ -285,25 +315,11 @@ fn tables(tables: &[catalog::Table], copied: &[copy::Copied]) -> Vec<PostgresTab
         .collect()
 }
 
-/// The statement that takes a part of the table's rows in.
-#[must_use]
-pub fn copy_in(table: &PostgresTable) -> String {
-    let name = format!(
-        "{}.{}",
-        quote_identifier(&table.schema),
-        quote_identifier(&table.name)
-    );
-    if table.columns.is_empty() {
-        return format!("COPY {name} FROM STDIN");
-    }
-    format!("COPY {name} ({}) FROM STDIN", table.columns.join(", "))
-}
-
 /// For people without this tool: a line a part, with the statement that takes it in.
-fn load_list(tables: &[PostgresTable], writer: &Writer) -> String {
+fn load_list(tables: &[PostgresTable], roots: &Roots, writer: &Writer) -> String {
     let mut list = String::new();
     for table in tables {
-        let copy = copy_in(table);
+        let copy = roots.copy_in(table);
         for part in 0..table.parts {
             let path = part_path(&table.folder, part);
             list.push_str(&format!("{path}{}\t{copy}\n", writer.codec().suffix()));

@@ -8,7 +8,7 @@
 use super::check;
 use super::load::{Loader, Part};
 use super::locks::{Locks, Use};
-use super::post_data::{self, Job, plain_name};
+use super::post_data::{self, Job, table_key};
 use super::{Options, failed, open};
 use crate::adapters::postgres::{Address, Session};
 use crate::archive::PostgresTable;
@@ -24,14 +24,19 @@ use tokio::task::JoinSet;
 pub(super) struct Tasks {
     pub(super) parts: VecDeque<Part>,
     pub(super) builds: Vec<Job>,
-    pub(super) compares: Vec<PostgresTable>,
+    /// Tables that are compared together.
+    pub(super) compares: Vec<Vec<PostgresTable>>,
 }
 
 impl Tasks {
     /// The largest tables are compared first.
-    pub(super) fn new(parts: VecDeque<Part>, builds: Vec<Job>, tables: &[PostgresTable]) -> Self {
-        let mut compares = tables.to_vec();
-        compares.sort_by_key(|table| std::cmp::Reverse(table.digest.rows));
+    pub(super) fn new(
+        parts: VecDeque<Part>,
+        builds: Vec<Job>,
+        mut compares: Vec<Vec<PostgresTable>>,
+    ) -> Self {
+        let rows = |tables: &Vec<PostgresTable>| tables.iter().map(|t| t.digest.rows).sum::<u64>();
+        compares.sort_by_key(|tables| std::cmp::Reverse(rows(tables)));
         Self {
             parts,
             builds,
@@ -99,7 +104,7 @@ struct Crew {
 enum Task {
     Load(Part),
     Build(Job),
-    Compare(PostgresTable),
+    Compare(Vec<PostgresTable>),
 }
 
 impl Crew {
@@ -134,8 +139,8 @@ impl Crew {
                 self.building.step(&self.events);
                 Ok(())
             }
-            Task::Compare(table) => {
-                check::compare(session, table).await?;
+            Task::Compare(tables) => {
+                check::compare(session, tables).await?;
                 self.comparing.step(&self.events);
                 Ok(())
             }
@@ -147,9 +152,9 @@ impl Crew {
         {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             match task {
-                Task::Load(part) => state.loaded(&part.table),
+                Task::Load(part) => state.loaded(&part.fills),
                 Task::Build(job) => state.locks.give_back(&job.uses),
-                Task::Compare(table) => state.locks.give_back(&reads(table)),
+                Task::Compare(tables) => state.locks.give_back(&reads(tables)),
             }
         }
         self.changed.notify_waiters();
@@ -172,8 +177,8 @@ impl Tasks {
 impl State {
     fn new(tasks: Tasks) -> Self {
         let mut loading = HashMap::new();
-        for part in &tasks.parts {
-            *loading.entry(plain_name(&part.table)).or_default() += 1;
+        for name in tasks.parts.iter().flat_map(|part| part.fills.iter()) {
+            *loading.entry(name.clone()).or_default() += 1;
         }
         Self {
             tasks,
@@ -202,25 +207,27 @@ impl State {
         let at = tasks
             .compares
             .iter()
-            .position(|table| free(&reads(table)))?;
+            .position(|tables| free(&reads(tables)))?;
         Some(Task::Compare(tasks.compares.remove(at)))
     }
 
-    fn loaded(&mut self, table: &str) {
-        let name = plain_name(table);
-        if let Some(parts) = self.loading.get_mut(&name) {
-            *parts -= 1;
-            if *parts == 0 {
-                self.loading.remove(&name);
+    /// Takes a part off from what the tables wait for.
+    fn loaded(&mut self, tables: &[String]) {
+        for name in tables {
+            if let Some(parts) = self.loading.get_mut(name) {
+                *parts -= 1;
+                if *parts == 0 {
+                    self.loading.remove(name);
+                }
             }
         }
     }
 }
 
-/// What reading a table back uses.
-fn reads(table: &PostgresTable) -> [(String, Use); 1] {
-    let name = plain_name(&format!("{}.{}", table.schema, table.name));
-    [(name, Use::Shared)]
+/// What reading tables back uses.
+fn reads(tables: &[PostgresTable]) -> Vec<(String, Use)> {
+    let shared = |table| (table_key(table), Use::Shared);
+    tables.iter().map(shared).collect()
 }
 
 /// Counts finished tasks of one kind.
@@ -270,6 +277,7 @@ mod tests {
         Part {
             member,
             table: table.to_owned(),
+            fills: [table.to_owned()].into(),
             copy: "".into(),
         }
     }
@@ -291,17 +299,34 @@ mod tests {
         });
         assert!(matches!(state.take(), Some(Task::Load(p)) if p.table == "s.a"));
         assert!(matches!(state.take(), Some(Task::Load(p)) if p.table == "s.a"));
-        state.loaded("s.a");
+        state.loaded(&["s.a".to_owned()]);
         assert!(matches!(state.take(), Some(Task::Load(p)) if p.table == "s.b"));
         assert!(
             state.take().is_none(),
             "one part of s.a is still on its way"
         );
-        state.loaded("s.a");
+        state.loaded(&["s.a".to_owned()]);
         assert!(matches!(state.take(), Some(Task::Build(_))));
         assert!(state.take().is_none(), "a key needs the table alone");
         state.locks.give_back(&[("s.a".to_owned(), Use::Shared)]);
         assert!(matches!(state.take(), Some(Task::Build(_))));
         assert!(state.tasks.is_empty());
+    }
+
+    #[test]
+    fn a_partition_waits_for_all_rows_that_may_come_through_its_root() {
+        let mut other = part("s.a");
+        other.fills = ["s.a".to_owned(), "s.b".to_owned()].into();
+        let mut state = State::new(Tasks {
+            parts: [other].into(),
+            builds: vec![build("s.b", Use::Shared)],
+            compares: vec![],
+        });
+        let Some(Task::Load(part)) = state.take() else {
+            panic!("nothing can be built before the rows");
+        };
+        assert!(state.take().is_none());
+        state.loaded(&part.fills);
+        assert!(matches!(state.take(), Some(Task::Build(_))));
     }
 }

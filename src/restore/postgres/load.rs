@@ -1,10 +1,10 @@
 //! Rows from an archive into tables, part after part.
 
 use super::failed;
-use super::post_data::table_key;
+use super::post_data::{plain_name, table_key};
 use crate::adapters::postgres::Session;
 use crate::archive::{Archive, Member, PostgresSource, PostgresTable};
-use crate::backup::postgres::copy_in;
+use crate::backup::postgres::{Roots, large_objects};
 use crate::error::Result;
 use crate::event::{Events, Unit};
 use bytes::Bytes;
@@ -18,21 +18,43 @@ use tokio::sync::mpsc;
 /// Bytes that are handed to the server at once.
 const PIECE: usize = 256 << 10;
 
-/// Executes a part of the large objects.
-pub(super) async fn large_objects(
-    archive: &Archive,
-    member: &Member,
-    session: &Session,
-) -> Result<()> {
-    let path = member
-        .path
-        .strip_suffix(member.codec.suffix())
-        .unwrap_or(&member.path);
-    let sql = archive.read_text(path)?;
-    session
-        .batch_execute(&sql)
-        .await
-        .map_err(|e| failed("restoring large objects", &e))
+/// Makes the large objects and fills them.
+pub(super) async fn large_objects(archive: &Archive, session: &Session) -> Result<()> {
+    for folder in [large_objects::DEFINITIONS, large_objects::FOLDER] {
+        for member in archive.manifest().members_in(folder) {
+            let path = member
+                .path
+                .strip_suffix(member.codec.suffix())
+                .unwrap_or(&member.path);
+            let sql = archive.read_text(path)?;
+            let sql = create_missing(&sql) + &sql;
+            session
+                .batch_execute(&sql)
+                .await
+                .map_err(|e| failed("restoring large objects", &e))?;
+        }
+    }
+    Ok(())
+}
+
+/// An archive may have content for objects that nothing in it makes: `pg_dump` 17 no longer does where older
+/// ones do, and the first archives of such servers lack it. Then they are made, and belong to whoever restores.
+fn create_missing(sql: &str) -> String {
+    let mut oids: Vec<u32> = sql
+        .lines()
+        .filter_map(|line| {
+            let arguments = line.strip_prefix("SELECT pg_catalog.lo_put(")?;
+            arguments.split(',').next()?.parse().ok()
+        })
+        .collect();
+    oids.dedup();
+    let create = |oid: &u32| {
+        format!(
+            "SELECT pg_catalog.lo_create({oid}) WHERE NOT EXISTS \
+             (SELECT FROM pg_catalog.pg_largeobject_metadata WHERE oid = {oid});\n"
+        )
+    };
+    oids.iter().map(create).collect()
 }
 
 /// A part of a table's rows.
@@ -40,6 +62,8 @@ pub(super) struct Part {
     pub(super) member: Member,
     /// Schema and name, as they are.
     pub(super) table: String,
+    /// The tables that its rows may go to, and those above them, as keys.
+    pub(super) fills: Arc<[String]>,
     /// The statement that takes it in.
     pub(super) copy: Arc<str>,
 }
@@ -49,6 +73,7 @@ pub(super) struct Part {
 pub(super) fn parts(
     archive: &Archive,
     source: &PostgresSource,
+    roots: &Roots,
     indexing: &HashMap<String, u64>,
 ) -> VecDeque<Part> {
     let mut by_folder: HashMap<&str, Vec<&Member>> = HashMap::new();
@@ -67,12 +92,17 @@ pub(super) fn parts(
     tables.sort_by_key(|(table, members)| std::cmp::Reverse((cost(table), size(members))));
     let mut parts = VecDeque::new();
     for (table, members) in tables {
-        let copy: Arc<str> = copy_in(table).into();
+        let copy: Arc<str> = roots.copy_in(table).into();
+        let fills: Arc<[String]> = match roots.of(&table.schema, &table.name) {
+            Some(root) => root.members.iter().map(|name| plain_name(name)).collect(),
+            None => [table_key(table)].into(),
+        };
         for member in members {
             let table = format!("{}.{}", table.schema, table.name);
             parts.push_back(Part {
                 member: member.clone(),
                 table,
+                fills: fills.clone(),
                 copy: copy.clone(),
             });
         }
@@ -168,4 +198,20 @@ fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize> {
         }
     }
     Ok(length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_of_an_object_that_nothing_makes_has_it_made_once() {
+        let put = |oid: u32, at: u32| format!("SELECT pg_catalog.lo_put({oid}, {at}, '\\x00');\n");
+        let sql = put(7, 0) + &put(7, 524_288) + &put(4_000_000_000, 0);
+        let made = create_missing(&sql);
+        assert_eq!(made.lines().count(), 2, "{made}");
+        assert!(made.starts_with("SELECT pg_catalog.lo_create(7) WHERE NOT EXISTS"));
+        assert!(made.contains("lo_create(4000000000)"));
+        assert_eq!(create_missing("GRANT SELECT ON LARGE OBJECT 7 TO a;\n"), "");
+    }
 }

@@ -1,9 +1,11 @@
 //! A `PostgreSQL` source of an archive into a new database beside the live one, checked row by row
 //! against the manifest. Making it the live one is not this module's business.
 
+mod analyze;
 mod check;
 mod crew;
 mod full_text;
+mod left;
 mod load;
 mod locks;
 mod post_data;
@@ -15,7 +17,7 @@ pub use selection::Selection;
 
 use crate::adapters::postgres::{Address, Session, admin, quote_identifier, server_message};
 use crate::archive::{Archive, PostgresSource};
-use crate::backup::postgres::SESSION_SETTINGS;
+use crate::backup::postgres::{Roots, SESSION_SETTINGS};
 use crate::error::{Error, Result};
 use crate::event::Events;
 use crate::interrupt::Interrupt;
@@ -188,9 +190,10 @@ async fn fill(
     }
     let plan = Plan::of(&post_data, &post_data::sizes(archive, source));
     post_data::in_order(&leader, &plan.preamble, &plan.before_rows).await?;
-    let parts = load::parts(archive, source, &plan.indexing());
+    let roots = Roots::read(&leader).await?;
+    let parts = load::parts(archive, source, &roots, &plan.indexing());
     let rows_in = Loader::new(archive, &parts, events, &step);
-    let tasks = Tasks::new(parts, plan.keys, &source.tables);
+    let tasks = Tasks::new(parts, plan.keys, check::groups(&source.tables, &roots));
     let preamble = &plan.preamble;
     let whole = selection.is_everything();
     tokio::try_join!(
@@ -199,10 +202,11 @@ async fn fill(
     )?;
 
     post_data::in_order(&leader, preamble, &plan.rest).await?;
-    check::analyze(source, beside, options).await?;
-    let keys = Tasks::new(VecDeque::new(), plan.foreign_keys, &[]);
+    analyze::all(source, beside, options).await?;
+    let keys = Tasks::new(VecDeque::new(), plan.foreign_keys, vec![]);
     crew::work(keys, None, preamble, beside, options, events).await?;
     post_data::in_order(&leader, "", &plan.comments).await?;
+    post_data::in_order(&leader, "", &plan.event_triggers).await?;
     let rows = source.tables.iter().map(|table| table.digest.rows).sum();
     events.finished(
         step,
@@ -225,9 +229,7 @@ async fn beside_the_tables(
     if !whole {
         return Ok(());
     }
-    for member in archive.manifest().members_in("postgres/large-objects") {
-        load::large_objects(archive, member, leader).await?;
-    }
+    load::large_objects(archive, leader).await?;
     set_sequences(archive, leader).await?;
     check::compare_large_objects(leader, source.large_objects).await
 }

@@ -2,11 +2,12 @@
 //!
 //! Order: full-text indexes of large tables before the rows (see [`super::full_text`]); indexes,
 //! primary and unique keys, each as soon as its table's rows are in; then everything else in
-//! `pg_dump`'s own order; then foreign keys; then comments and labels, which may be on any of them.
-//! Triggers thus come after the rows and do not fire.
+//! `pg_dump`'s own order; then foreign keys; then comments and labels, which may be on any of them;
+//! event triggers last. Triggers thus come after whatever would make them fire. Views and functions that need a primary key
+//! are made by everything else, and so are the indexes that name them.
 
 use super::locks::Use;
-use super::script::statements;
+use super::script::{makes, names, statements, words};
 use super::{failed, full_text};
 use crate::adapters::postgres::Session;
 use crate::archive::{Archive, PostgresSource, PostgresTable};
@@ -54,6 +55,8 @@ pub(super) struct Plan {
     pub(super) rest: Vec<String>,
     pub(super) foreign_keys: Vec<Job>,
     pub(super) comments: Vec<String>,
+    /// With what is said of them.
+    pub(super) event_triggers: Vec<String>,
 }
 
 /// A statement that may run beside others.
@@ -69,6 +72,7 @@ impl Plan {
     pub(super) fn of(script: &str, sizes: &HashMap<String, u64>) -> Self {
         let mut plan = Self::default();
         let mut storage: HashMap<String, String> = HashMap::new();
+        let mut made: Vec<String> = Vec::new();
         for statement in statements(script) {
             if let Some((name, _)) = default_storage(statement) {
                 storage.insert(name.to_owned(), format!("{statement};"));
@@ -78,7 +82,9 @@ impl Plan {
             let begins = |words: &str| statement.starts_with(words);
             if begins("SET ") || begins("SELECT pg_catalog.set_config(") {
                 plan.preamble.push_str(&format!("{statement};"));
-            } else if let Some(uses) = key(statement) {
+            } else if let Some(uses) = key(statement)
+                && !made.iter().any(|name| names(statement, name))
+            {
                 let bytes = uses.iter().filter_map(|(table, _)| sizes.get(table)).sum();
                 let cost = cost(statement, bytes);
                 let settings: String = storage.values().map(String::as_str).collect();
@@ -92,9 +98,14 @@ impl Plan {
                     &mut plan.keys
                 };
                 list.push(Job { sql, uses, cost });
+            } else if is_event_trigger(statement) {
+                plan.event_triggers.push(statement.to_owned());
             } else if begins("COMMENT ON ") || begins("SECURITY LABEL ") {
                 plan.comments.push(statement.to_owned());
             } else {
+                let words = words(statement);
+                let words: Vec<&str> = words.iter().map(String::as_str).collect();
+                made.extend(makes(&words).map(str::to_owned));
                 plan.rest.push(statement.to_owned());
             }
         }
@@ -156,6 +167,18 @@ fn key(statement: &str) -> Option<Vec<(String, Use)>> {
         }
         _ => None,
     }
+}
+
+/// Whether a statement makes, alters or describes an event trigger: those fire at any other statement that
+/// alters the schema, but not at these.
+fn is_event_trigger(statement: &str) -> bool {
+    let words: Vec<&str> = statement.split_whitespace().take(7).collect();
+    matches!(
+        words.as_slice(),
+        ["CREATE" | "ALTER", "EVENT", "TRIGGER", ..]
+            | ["COMMENT", "ON", "EVENT", "TRIGGER", ..]
+            | ["SECURITY", "LABEL", "FOR", _, "ON", "EVENT", "TRIGGER"]
+    )
 }
 
 /// Whether a word is a whole name: quotes are closed in it.
@@ -220,5 +243,40 @@ mod tests {
         );
         assert!(plan.rest.iter().any(|s| s.starts_with("CREATE TRIGGER")));
         assert_eq!(plan.comments.len(), 1);
+    }
+
+    #[test]
+    fn an_event_trigger_is_the_last_that_is_made() {
+        let own = [
+            "CREATE EVENT TRIGGER e ON ddl_command_end\n   EXECUTE FUNCTION public.f()",
+            "ALTER EVENT TRIGGER e OWNER TO someone",
+            "ALTER EVENT TRIGGER e ENABLE ALWAYS",
+            "COMMENT ON EVENT TRIGGER e IS 'x'",
+            "SECURITY LABEL FOR a ON EVENT TRIGGER e IS 'x'",
+        ];
+        let script = format!("{};\nCOMMENT ON TABLE public.t IS 'x';\n", own.join(";\n"));
+        let plan = Plan::of(&script, &HashMap::new());
+        assert_eq!(plan.event_triggers, own);
+        assert_eq!(plan.comments, ["COMMENT ON TABLE public.t IS 'x'"]);
+        assert!(plan.rest.is_empty());
+    }
+
+    #[test]
+    fn what_names_something_that_is_made_late_follows_it() {
+        let script = "CREATE MATERIALIZED VIEW public.m AS\n SELECT a FROM public.t GROUP BY id WITH NO DATA;\n\
+            CREATE OR REPLACE VIEW public.\"v \"\"w\" AS SELECT 1;\n\
+            CREATE FUNCTION public.f(a integer) RETURNS integer BEGIN ATOMIC SELECT 1; END;\n\
+            CREATE UNIQUE INDEX a ON public.m USING btree (id);\n\
+            CREATE INDEX b ON public.t USING btree (public.f(x));\n\
+            ALTER TABLE ONLY public.t ADD CONSTRAINT c EXCLUDE USING btree (public.f(x) WITH =);\n\
+            CREATE INDEX d ON public.mood USING btree (public.ff(x), a_public.f(x));\n\
+            ALTER TABLE ONLY public.t ADD CONSTRAINT k PRIMARY KEY (id);\n";
+        let plan = Plan::of(script, &HashMap::new());
+        let keys: Vec<&str> = plan.keys.iter().map(|job| job.sql.as_str()).collect();
+        assert_eq!(plan.rest.len(), 6, "{keys:?}");
+        assert!(plan.rest[3].starts_with("CREATE UNIQUE INDEX a"));
+        assert!(keys[0].starts_with("CREATE INDEX d"));
+        assert!(keys[1].ends_with("PRIMARY KEY (id)"));
+        assert!(names("SELECT public.\"v \"\"w\"", "public.\"v \"\"w\""));
     }
 }

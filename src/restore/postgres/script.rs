@@ -22,62 +22,123 @@ fn only_comments(text: &str) -> bool {
 
 /// The statements of a script, each without its semicolon and without what surrounds it.
 ///
-/// Knows strings, quoted names, dollar quotes, comments and parentheses (a rule's statements stand
-/// in them). Function bodies in `BEGIN ATOMIC` are not known; they occur in pre-data only, which
-/// is executed as a whole.
+/// Knows strings, quoted names, dollar quotes, comments, parentheses (a rule's statements stand in
+/// them) and bodies in `BEGIN ATOMIC`.
 pub(super) fn statements(script: &str) -> Vec<&str> {
     let mut statements = Vec::new();
-    let (mut start, mut at, mut depth) = (0, 0, 0_u32);
+    let (mut start, mut at, mut nesting) = (0, 0, Nesting::default());
     let bytes = script.as_bytes();
     while at < bytes.len() {
-        match bytes[at] {
-            b';' if depth == 0 => {
-                push(&mut statements, &script[start..at]);
-                at += 1;
-                start = at;
-            }
-            b'(' => {
-                depth += 1;
-                at += 1;
-            }
-            b')' => {
-                depth = depth.saturating_sub(1);
-                at += 1;
-            }
-            _ => at = after_token(bytes, at),
+        let end = after_token(bytes, at);
+        nesting.take(&bytes[at..end]);
+        if bytes[at] == b';' && nesting.is_closed() {
+            push(&mut statements, &script[start..at]);
+            start = end;
         }
+        at = end;
     }
     push(&mut statements, &script[start..]);
     statements
 }
 
-/// Whether `text` ends where a statement does. A body in `BEGIN ATOMIC` has statements of its own and
-/// ends with `END`.
+/// Whether `text` ends where a statement does.
 pub(super) fn ends_a_statement(text: &str) -> bool {
-    let (mut at, mut depth, mut last) = (0, 0_u32, b' ');
+    let (mut at, mut nesting, mut last) = (0, Nesting::default(), b' ');
     let bytes = text.as_bytes();
     while at < bytes.len() {
-        let byte = bytes[at];
-        let next = match byte {
-            b'(' | b')' => at + 1,
-            _ => after_token(bytes, at),
-        };
-        match byte {
-            b'(' => depth += 1,
-            b')' => depth = depth.saturating_sub(1),
+        let end = after_token(bytes, at);
+        let token = &bytes[at..end];
+        nesting.take(token);
+        if !says_nothing(token) {
+            last = token[0];
+        }
+        at = end;
+    }
+    last == b';' && nesting.is_closed() && !text.trim_end().ends_with("*/")
+}
+
+/// The words of a statement; blanks and parentheses in quoted names and strings part nothing.
+pub(super) fn words(statement: &str) -> Vec<String> {
+    let (mut words, mut word, mut quote) = (Vec::new(), String::new(), None);
+    for letter in statement.chars() {
+        if quote.is_none() && (letter.is_whitespace() || letter == '(') {
+            if !word.is_empty() {
+                words.push(std::mem::take(&mut word));
+            }
+            continue;
+        }
+        match quote {
+            Some(open) if open == letter => quote = None,
+            None if matches!(letter, '"' | '\'') => quote = Some(letter),
             _ => {}
         }
-        let comment = bytes[at..].starts_with(b"--") || bytes[at..].starts_with(b"/*");
-        if !byte.is_ascii_whitespace() && !comment {
-            last = byte;
+        word.push(letter);
+    }
+    if !word.is_empty() {
+        words.push(word);
+    }
+    words
+}
+
+/// The view, function or procedure that a statement with these words makes. `pg_dump` makes them after the
+/// rows only if they need a primary key.
+pub(super) fn makes<'a>(words: &[&'a str]) -> Option<&'a str> {
+    let (["CREATE", "OR", "REPLACE", what @ ..] | ["CREATE", what @ ..]) = words else {
+        return None;
+    };
+    match what {
+        ["MATERIALIZED", "VIEW", name, ..] | ["VIEW" | "FUNCTION" | "PROCEDURE", name, ..] => {
+            Some(name)
         }
-        at = next;
+        _ => None,
     }
-    if last != b';' || depth != 0 || text.trim_end().ends_with("*/") {
-        return false;
+}
+
+/// Whether a statement has this name in it, written as `pg_dump` writes it everywhere.
+pub(super) fn names(statement: &str, name: &str) -> bool {
+    let in_name = |c: char| c.is_alphanumeric() || matches!(c, '_' | '$' | '"');
+    statement.match_indices(name).any(|(at, _)| {
+        !statement[..at].ends_with(in_name) && !statement[at + name.len()..].starts_with(in_name)
+    })
+}
+
+/// What is open at some place of a script; a semicolon in it ends no statement.
+#[derive(Debug, Default)]
+struct Nesting {
+    parentheses: u32,
+    /// Bodies in `BEGIN ATOMIC`, and each `CASE` in one: all of them end with `END`.
+    blocks: u32,
+    /// The last word was `BEGIN`, which alone opens nothing: it may begin a transaction or be a name.
+    begin: bool,
+}
+
+impl Nesting {
+    fn take(&mut self, token: &[u8]) {
+        if says_nothing(token) {
+            return;
+        }
+        let is = |word: &str| token.eq_ignore_ascii_case(word.as_bytes());
+        let after_begin = std::mem::replace(&mut self.begin, is("BEGIN"));
+        match token {
+            b"(" => self.parentheses += 1,
+            b")" => self.parentheses = self.parentheses.saturating_sub(1),
+            // What is opened in parentheses is closed in them.
+            _ if self.parentheses > 0 => {}
+            _ if after_begin && is("ATOMIC") => self.blocks += 1,
+            _ if self.blocks > 0 && is("CASE") => self.blocks += 1,
+            _ if self.blocks > 0 && is("END") => self.blocks -= 1,
+            _ => {}
+        }
     }
-    let upper = text.to_ascii_uppercase();
-    !upper.contains("BEGIN ATOMIC") || upper.trim_end().ends_with("END;")
+
+    fn is_closed(&self) -> bool {
+        self.parentheses == 0 && self.blocks == 0
+    }
+}
+
+/// A blank or a comment.
+fn says_nothing(token: &[u8]) -> bool {
+    token[0].is_ascii_whitespace() || token.starts_with(b"--") || token.starts_with(b"/*")
 }
 
 fn push<'a>(statements: &mut Vec<&'a str>, text: &'a str) {
@@ -108,8 +169,17 @@ fn after_token(bytes: &[u8], at: usize) -> usize {
         }
         b'/' if bytes[at..].starts_with(b"/*") => after_comment(bytes, at),
         b'$' => after_dollar_quoted(bytes, at),
+        byte if in_word(byte) => {
+            let length = bytes[at..].iter().position(|b| !in_word(*b) && *b != b'$');
+            length.map_or(bytes.len(), |length| at + length)
+        }
         _ => at + 1,
     }
+}
+
+/// Whether a letter may begin a name, or stand in one.
+fn in_word(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_' || byte >= 0x80
 }
 
 fn after_quoted(bytes: &[u8], at: usize, quote: u8, escapes: bool) -> usize {
@@ -144,10 +214,9 @@ fn after_comment(bytes: &[u8], at: usize) -> usize {
 fn after_dollar_quoted(bytes: &[u8], at: usize) -> usize {
     let name_ends = bytes[at + 1..]
         .iter()
-        .position(|b| !(b.is_ascii_alphanumeric() || *b == b'_' || *b >= 0x80))
+        .position(|b| !in_word(*b))
         .map_or(bytes.len(), |n| at + 1 + n);
-    let inside_name = at > 0 && (bytes[at - 1].is_ascii_alphanumeric() || bytes[at - 1] == b'_');
-    if bytes.get(name_ends) != Some(&b'$') || inside_name {
+    if bytes.get(name_ends) != Some(&b'$') {
         return at + 1;
     }
     let tag = &bytes[at..=name_ends];
@@ -175,6 +244,27 @@ mod tests {
         assert!(found[5].ends_with("$body$"));
         assert!(found[6].ends_with("SELECT 1"));
         assert_eq!(found.len(), 7);
+    }
+
+    #[test]
+    fn a_body_of_statements_is_one_with_what_surrounds_it() {
+        let body = "CREATE FUNCTION public.f(begin integer) RETURNS text\n    LANGUAGE sql\n    \
+            BEGIN ATOMIC\n SELECT CASE WHEN (a = 1) THEN 'END;' ELSE CASE b WHEN 2 THEN x ELSE y END \
+            END AS weekend,\n (CASE a WHEN 1 THEN \"end\" END);\n BEGIN ATOMIC SELECT 1; END;\nEND";
+        let script = format!("{body};\nBEGIN;\nSELECT 1;\nEND;\nSELECT tag$a$, 2;\nSELECT 3;\n");
+        let expected = [
+            body,
+            "BEGIN",
+            "SELECT 1",
+            "END",
+            "SELECT tag$a$, 2",
+            "SELECT 3",
+        ];
+        assert_eq!(statements(&script), expected);
+        for (at, _) in script.match_indices('\n').take(body.lines().count() - 1) {
+            assert!(!ends_a_statement(&script[..=at]), "{}", &script[..=at]);
+        }
+        assert!(ends_a_statement(&format!("{body};\n")));
     }
 
     #[test]

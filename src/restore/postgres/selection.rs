@@ -2,13 +2,14 @@
 //! types and functions from anywhere, so the whole schema is made first; then the other tables are
 //! dropped again, and of what follows the rows only that is executed which needs nothing that went.
 
-use super::script::{statements, without_psql_commands};
+use super::left::{Left, unquoted};
+use super::script::{names, statements, without_psql_commands, words};
 use super::{execute_script, failed};
 use crate::adapters::postgres::{Session, quote_literal};
 use crate::archive::{Archive, LargeObjects, PostgresSource, PostgresTable};
 use crate::error::{Error, Result};
 use crate::event::Events;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// Which tables; all of them where it is empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -86,12 +87,10 @@ impl Selection {
         post_data: &str,
         events: &Events,
     ) -> Result<String> {
+        let before = list(session).await?;
         execute_script(session, "dropping other tables", &self.drop_others()).await?;
-        let rows = session
-            .query(RELATIONS, &[])
-            .await
-            .map_err(|e| failed("listing what is selected", &e))?;
-        let mut left = Left(rows.iter().map(|row| row.get(0)).collect());
+        let (there, gone) = drop_placeholders(session, post_data, before).await?;
+        let mut left = Left::new(there, gone);
         let (kept, others) = left.of_post_data(post_data);
         if others > 0 {
             events.note(format!(
@@ -147,103 +146,52 @@ impl Selection {
     }
 }
 
-/// Tables and views that are there, by their names as a script's are compared with them.
-const RELATIONS: &str = "SELECT n.nspname || '.' || c.relname FROM pg_catalog.pg_class c
-    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-    WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm')";
-
-/// What is left after others were dropped: relations, and the indexes that were made on them.
-struct Left(HashSet<String>);
-
-impl Left {
-    /// The statements that need nothing but what is left, and how many others there are.
-    fn of_post_data(&mut self, script: &str) -> (String, usize) {
-        let (mut kept, mut others) = (String::new(), 0);
-        for statement in statements(script) {
-            if self.wants(statement) {
-                kept.push_str(statement);
-                kept.push_str(";\n");
-            } else {
-                others += 1;
-            }
-        }
-        (kept, others)
-    }
-
-    fn wants(&mut self, statement: &str) -> bool {
-        let words = words(statement);
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        let after = |word: &str| {
-            let at = words.iter().position(|w| *w == word)? + 1;
-            let name = words.get(at).filter(|w| **w != "ONLY");
-            name.or_else(|| words.get(at + 1)).map(|w| unquoted(w))
-        };
-        let is_left = |name: Option<String>| name.is_some_and(|name| self.0.contains(&name));
-        match words.as_slice() {
-            ["SET", ..] | ["SELECT", "pg_catalog.set_config", ..] => true,
-            ["ALTER", "TABLE", ..] => {
-                let table = after("TABLE");
-                let wants = is_left(table.clone())
-                    && (!words.contains(&"REFERENCES") || is_left(after("REFERENCES")));
-                if wants && let Some(key) = after("CONSTRAINT") {
-                    self.add_index(table.as_deref(), &key);
-                }
-                wants
-            }
-            ["ALTER", "INDEX", index, "ATTACH", "PARTITION", part] => {
-                is_left(Some(unquoted(index))) && is_left(Some(unquoted(part)))
-            }
-            ["CREATE", "INDEX", name, ..] | ["CREATE", "UNIQUE", "INDEX", name, ..] => {
-                let table = after("ON");
-                let wants = is_left(table.clone());
-                if wants {
-                    self.add_index(table.as_deref(), &unquoted(name));
-                }
-                wants
-            }
-            ["CREATE", ..] => is_left(after("ON")),
-            ["COMMENT", "ON", "INDEX", name, ..]
-            | ["REFRESH", "MATERIALIZED", "VIEW", name, ..] => is_left(Some(unquoted(name))),
-            _ => false,
-        }
-    }
-
-    /// An index is in the schema of its table.
-    fn add_index(&mut self, table: Option<&str>, index: &str) {
-        if let Some((schema, _)) = table.and_then(|table| table.split_once('.')) {
-            self.0.insert(format!("{schema}.{index}"));
-        }
-    }
+/// Relations and functions, as the catalog names them and as a script does.
+async fn list(session: &Session) -> Result<HashMap<String, String>> {
+    let sql =
+        "SELECT n.nspname || '.' || o.name, quote_ident(n.nspname) || '.' || quote_ident(o.name)
+        FROM (SELECT relname, relnamespace FROM pg_catalog.pg_class
+              WHERE relkind IN ('r', 'p', 'f', 'v', 'm', 'S')
+              UNION SELECT proname, pronamespace FROM pg_catalog.pg_proc) o(name, schema)
+        JOIN pg_catalog.pg_namespace n ON n.oid = o.schema
+        WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'";
+    let rows = session
+        .query(sql, &[])
+        .await
+        .map_err(|e| failed("listing what is selected", &e))?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
-/// The words of a statement; blanks and parentheses in quoted names and strings part nothing.
-fn words(statement: &str) -> Vec<String> {
-    let (mut words, mut word, mut quote) = (Vec::new(), String::new(), None);
-    for letter in statement.chars() {
-        if quote.is_none() && (letter.is_whitespace() || letter == '(') {
-            if !word.is_empty() {
-                words.push(std::mem::take(&mut word));
-            }
-            continue;
+/// A view that needs a primary key has a placeholder before the rows, which shows nothing of any table: it is
+/// dropped if what the view needs went. Answers what is left, and what went.
+async fn drop_placeholders(
+    session: &Session,
+    post_data: &str,
+    before: HashMap<String, String>,
+) -> Result<(HashSet<String>, Vec<String>)> {
+    let late: Vec<(String, &str)> = statements(post_data)
+        .into_iter()
+        .filter(|statement| statement.starts_with("CREATE OR REPLACE VIEW "))
+        .filter_map(|statement| Some((words(statement).into_iter().nth(4)?, statement)))
+        .collect();
+    loop {
+        let there = list(session).await?;
+        let mut gone = before.clone();
+        gone.retain(|name, _| !there.contains_key(name));
+        let needs_more = |view: &str| gone.values().any(|name| names(view, name));
+        let lost: Vec<&str> = late
+            .iter()
+            .filter(|(view, definition)| {
+                there.contains_key(&unquoted(view)) && needs_more(definition)
+            })
+            .map(|(view, _)| view.as_str())
+            .collect();
+        if lost.is_empty() {
+            return Ok((there.into_keys().collect(), gone.into_values().collect()));
         }
-        match quote {
-            Some(open) if open == letter => quote = None,
-            None if matches!(letter, '"' | '\'') => quote = Some(letter),
-            _ => {}
-        }
-        word.push(letter);
+        let sql = format!("DROP VIEW {} CASCADE", lost.join(", "));
+        execute_script(session, "dropping views of other tables", &sql).await?;
     }
-    if !word.is_empty() {
-        words.push(word);
-    }
-    words
-}
-
-/// A name as the catalog has it. A doubled quote stands for one.
-fn unquoted(name: &str) -> String {
-    name.replace("\"\"", "\0")
-        .replace('"', "")
-        .replace('\0', "\"")
 }
 
 /// Parents and their partitions.
@@ -297,52 +245,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_needs_nothing_that_went_follows_the_rows() {
-        let names = ["public.task", "s.any", "s.other", "public.Odd (name"];
-        let mut left = Left(names.map(str::to_owned).into());
-        for (statement, wanted) in [
-            ("SET default_tablespace = ''", true),
-            (
-                "SELECT pg_catalog.set_config('search_path', '', false)",
-                true,
-            ),
-            ("CREATE INDEX i ON public.task USING btree (id)", true),
-            ("CREATE UNIQUE INDEX j ON ONLY s.any USING btree (id)", true),
-            ("CREATE INDEX i2 ON public.tasks USING btree (id)", false),
-            (
-                "CREATE INDEX k ON public.\"Odd (name\" USING btree (id)",
-                true,
-            ),
-            ("ALTER INDEX s.j ATTACH PARTITION public.i", true),
-            ("ALTER INDEX s.j ATTACH PARTITION public.i2", false),
-            ("COMMENT ON INDEX public.k IS 'x'", true),
-            ("COMMENT ON INDEX public.i2 IS 'x'", false),
-            (
-                "ALTER TABLE ONLY public.task\n    ADD CONSTRAINT p PRIMARY KEY (id)",
-                true,
-            ),
-            ("ALTER INDEX s.j ATTACH PARTITION public.p", true),
-            (
-                "ALTER TABLE ONLY public.task ADD CONSTRAINT f FOREIGN KEY (w) REFERENCES public.other(id)",
-                false,
-            ),
-            (
-                "ALTER TABLE ONLY public.task ADD CONSTRAINT f FOREIGN KEY (w) REFERENCES s.other(id)",
-                true,
-            ),
-            (
-                "CREATE TRIGGER t BEFORE INSERT ON public.task FOR EACH ROW EXECUTE FUNCTION f()",
-                true,
-            ),
-            ("CREATE PUBLICATION p WITH (publish = 'insert')", false),
-            ("REFRESH MATERIALIZED VIEW s.any", true),
-            ("REFRESH MATERIALIZED VIEW s.gone", false),
-        ] {
-            assert_eq!(left.wants(statement), wanted, "{statement}");
-        }
-    }
-
-    #[test]
     fn a_partitioned_table_is_known_by_what_is_attached_to_it() {
         let script = "--\n-- x\n--\n\nALTER TABLE ONLY public.\"P p\" ATTACH PARTITION s.\"a\"\"b\" FOR VALUES FROM (0) TO (9);\n";
         let expected = ("public.P p".to_owned(), "s.a\"b".to_owned());
@@ -353,7 +255,7 @@ mod tests {
         #[test]
         fn any_script_is_limited_without_failing(script in ".{0,200}") {
             let _ = partitions(&script);
-            let _ = Left(HashSet::new()).of_post_data(&script);
+            let _ = Left::default().of_post_data(&script);
         }
     }
 }
