@@ -282,12 +282,7 @@ impl Store {
 
     /// A segment that is complete, and checked to be that segment.
     pub fn read_segment(&self, segment: Segment) -> Result<Option<Vec<u8>>> {
-        let name = self.name(segment);
-        let contents = self.read(&name)?;
-        if let Some(contents) = &contents {
-            self.check(&name, contents)?;
-        }
-        Ok(contents)
+        self.fetch_whole(&self.name(segment))
     }
 
     /// What has been received of a segment.
@@ -295,11 +290,19 @@ impl Store {
         fs::read_if_there(&self.partial(segment)?)
     }
 
+    /// A file that a server asks for, if it is here in full.
+    pub fn fetch_whole(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let contents = self.read(name)?;
+        if let Some(contents) = &contents {
+            self.check(name, contents)?;
+        }
+        Ok(contents)
+    }
+
     /// What a server is given that asks for a file: of a segment that is still being received, what there
     /// is, and zeros.
     pub fn fetch(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        if let Some(contents) = self.read(name)? {
-            self.check(name, &contents)?;
+        if let Some(contents) = self.fetch_whole(name)? {
             return Ok(Some(contents));
         }
         let Some(segment) = Segment::parse(name, self.segment_size) else {
