@@ -421,6 +421,48 @@ fn damage_costs_no_log(stack: &Stack, oldest: &Path) {
     std::fs::write(oldest, sound).unwrap();
 }
 
+/// The first thing that it sends is the history of its timeline.
+#[test]
+fn a_promoted_server_archives_to_where_nothing_is_yet() {
+    let stack = Stack::new("archive_mode=on\nrestore_command='false'");
+    let config = stack.path("k1ops.toml").display().to_string();
+    let program = stack.path("k1ops").display().to_string();
+    assert!(stack.live.crash().status.success());
+    let signal = stack.live.data.join("recovery.signal");
+    std::fs::write(&signal, "").unwrap();
+    give_to_postgres(&signal);
+    stack.live.start_again();
+    wait_for_promotion(&stack.live);
+    let history = stack.live.data.join("pg_wal/00000002.history");
+    assert!(history.exists());
+
+    // A note of a cluster of which there is nothing here is still refused.
+    let alone = stack.path("alone");
+    let lonely = alone.join("pg_wal/00000002.history");
+    std::fs::create_dir_all(lonely.parent().unwrap()).unwrap();
+    std::fs::create_dir_all(alone.join("global")).unwrap();
+    std::fs::copy(&history, &lonely).unwrap();
+    std::fs::copy(
+        stack.live.data.join("global/pg_control"),
+        alone.join("global/pg_control"),
+    )
+    .unwrap();
+    succeed(Command::new("chmod").args(["-R", "a+rX"]).arg(&alone));
+    let lonely = lonely.display().to_string();
+    let said = stack.says(&["wal", "push", &lonely], 3);
+    assert!(said.contains("no WAL segment of cluster"), "{said}");
+
+    stack.live.sql(&format!(
+        "ALTER SYSTEM SET archive_command = 'DOCKER_HOST=unix:///nowhere {program} --config {config} wal push %p'"
+    ));
+    stack.live.sql("SELECT pg_reload_conf()");
+    let segment = archive_one(&stack);
+    assert!(segment.starts_with("00000002"), "{segment}");
+    let store = find(&stack, &segment);
+    let store = store.parent().unwrap().parent().unwrap();
+    assert!(store.join("00000002.history").exists());
+}
+
 /// Fills a segment, as far as the server is concerned, and waits until it is archived.
 fn archive_one(stack: &Stack) -> String {
     stack.live.sql("CREATE TABLE IF NOT EXISTS filler(i int)");

@@ -332,7 +332,7 @@ async fn a_table_that_somebody_waits_to_alter_is_read_even_so() {
     // The moment is a short one, and a busy host may miss it.
     for round in 0..8 {
         let place = folder.path().join(format!("{round}.tar"));
-        let (manifest, waiting) = altered_meanwhile(&live, &place, round).await;
+        let (manifest, waiting) = Box::pin(altered_meanwhile(&live, &place, round)).await;
         assert_eq!(manifest.rows(), 900_001);
         let beside = Beside::of(&live, &format!("altered_{round}"));
         if waiting > 0 {

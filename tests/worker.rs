@@ -50,6 +50,7 @@ fn a_worker_keeps_to_the_contract() {
         as_many_agents_at_once_as_asked_for(port);
         the_word_to_stop(port);
         a_killed_worker(port);
+        an_answer_for_a_task_that_is_not_known_any_more(port);
         what_is_not_wanted_any_more_is_ended(port);
         long.join().unwrap();
     });
@@ -211,6 +212,44 @@ fn a_killed_worker(port: u16) {
     assert_eq!(ground.read("log"), "end\n");
     let sql = "SELECT status FROM k1_agent_executions ORDER BY started_at";
     assert_eq!(ground.column(sql), ["CANCELED", "COMPLETED"]);
+}
+
+/// As after a restore to a moment before its workflow.
+fn an_answer_for_a_task_that_is_not_known_any_more(port: u16) {
+    let ground = Ground::new(
+        port,
+        "[agents.lost]\nshell = 'echo $$ >> pids; sleep 300'\n[agents.next]\ncommand = ['true']\n",
+    );
+    let lost = one(&ground, "lost", 0, &json!({}));
+    // A poll of the killed one that is still open is not for what the next one is to do.
+    let worker = ground.worker(&["--types", "lost"]);
+    until("the agent runs", || ground.read("pids").ends_with('\n'));
+    worker.kill();
+    ground.api("DELETE", &format!("/workflow/{lost}"), &Value::Null);
+    let runs = std::fs::read_dir(ground.path(".conductor/agents")).unwrap();
+    let mut notes = runs.map(|run| run.unwrap().path().join("run.json"));
+    let file = notes.find(|file| file.exists()).unwrap();
+    let mut note: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let unknown = "3f8a2a54-0f6e-4c12-9d9f-6f2f1f3b7a10";
+    note["answer"] = json!({"workflowInstanceId": unknown, "taskId": unknown, "status": "COMPLETED",
+        "outputData": {}, "workerId": "gone"});
+    note["conductor_task"] = json!(unknown);
+    std::fs::write(&file, note.to_string()).unwrap();
+
+    let id = one(&ground, "next", 0, &json!({}));
+    let worker = ground.worker(&[]);
+    let begun = Instant::now();
+    until("the task is done, or the answer waits for ever", || {
+        let waits = ground.read("worker.log").contains("waits for the server");
+        (waits && begun.elapsed() > AT_ONCE) || ground.workflow(&id)["status"] == "COMPLETED"
+    });
+    let said = ground.read("worker.log");
+    assert_eq!(ground.workflow(&id)["status"], "COMPLETED", "{said}");
+    worker.stop();
+    let said = ground.read("worker.log");
+    let warned = format!("does not know task {unknown}");
+    assert!(said.contains(&warned), "{said}");
+    assert!(!file.exists());
 }
 
 fn what_is_not_wanted_any_more_is_ended(port: u16) {

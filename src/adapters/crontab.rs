@@ -12,8 +12,8 @@ use std::str::FromStr;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 
-/// How long `crontab -l` may take.
-const ASKING: Duration = Duration::from_secs(1);
+/// How long `crontab -l` may take, also on a busy host: what it does not say in time is not there.
+const ASKING: Duration = Duration::from_secs(10);
 
 /// A command that is run by the clock.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,10 +112,22 @@ pub async fn read_own() -> Result<Option<Vec<u8>>> {
         return Ok(Some(output.stdout));
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    if said.contains("no crontab for") || said.contains("can't open") {
+    if says_none(&said) {
         return Ok(None);
     }
     Err(Error::failed(format!("{}: {}", cannot(), said.trim())))
+}
+
+/// Whether the user has none, rather than one that cannot be read.
+fn says_none(said: &str) -> bool {
+    said.lines().any(|line| {
+        let line = line.trim();
+        let line = line.strip_prefix("crontab: ").unwrap_or(line);
+        // BusyBox has no words of its own for it, and is in the folder of the crontabs by then.
+        let missing = line.strip_prefix("can't open '");
+        let missing = missing.and_then(|rest| rest.strip_suffix("': No such file or directory"));
+        line.starts_with("no crontab for ") || missing.is_some_and(|name| !name.contains('/'))
+    })
 }
 
 /// Replaces the user's crontab. An empty one is removed.
@@ -327,6 +339,26 @@ mod tests {
         assert_eq!(found[1].command, "k1ops list");
         let of_system = lines("0 1 * * * root k1ops backup\n", "p", true);
         assert_eq!(of_system[0].command, "k1ops backup");
+    }
+
+    #[test]
+    fn a_crontab_that_cannot_be_read_is_not_taken_for_none() {
+        for none in [
+            "no crontab for root\n",
+            "crontab: no crontab for k1\n",
+            "crontab: can't open 'root': No such file or directory\n",
+        ] {
+            assert!(says_none(none), "{none}");
+        }
+        for there in [
+            "",
+            "crontab: can't open 'root': Permission denied\n",
+            "crontab: can't open '/etc/passwd': No such file or directory\n",
+            "root: can't open your crontab file.\n",
+            "tabs/root: Input/output error\n",
+        ] {
+            assert!(!says_none(there), "{there}");
+        }
     }
 
     #[test]

@@ -73,14 +73,17 @@ impl Download {
             .with_max_times(FRUITLESS)
             .with_jitter();
         let mut left = pauses.build();
+        // What was there, was found wrong and is fetched again brings nobody further.
+        let mut most = self.have();
         loop {
-            let before = self.have();
             let error = match self.attempt(events).await {
                 Ok(()) => return Ok(()),
                 Err(Broken::ForGood(error)) => return Err(error),
                 Err(Broken::ForNow(error)) => error,
             };
-            if self.have() > before {
+            let have = self.have();
+            if have > most {
+                most = have;
                 left = pauses.build();
             }
             let Some(pause) = left.next() else {
@@ -425,5 +428,16 @@ mod tests {
         assert!(fetched.result.is_err());
         assert_eq!(fetched.ranges.len(), FRUITLESS + 1);
         assert_eq!(fetched.partial, None);
+    }
+
+    #[tokio::test]
+    async fn the_same_beginning_over_and_over_is_no_progress() {
+        for lie in [Answer::Status(416), Answer::WrongRange] {
+            let folder = tempfile::tempdir().unwrap();
+            let answers = vec![[Answer::CutAfter(100_000), lie]; 20].concat();
+            let fetched = fetch_into(folder.path(), answers).await;
+            let error = fetched.result.expect_err("it goes round");
+            assert_eq!(fetched.ranges.len(), FRUITLESS + 1, "{error}");
+        }
     }
 }

@@ -13,6 +13,7 @@ pub mod fs;
 pub mod host;
 pub mod http;
 pub mod http_server;
+pub mod last_words;
 pub mod log_file;
 #[cfg(test)]
 pub(crate) mod lying_server;

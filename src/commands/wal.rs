@@ -244,6 +244,33 @@ struct Kept {
     elsewhere: Option<LogElsewhere>,
 }
 
+impl Kept {
+    /// A part of a segment does for as long as there is not more of it anywhere.
+    fn find(&self, system: &str, name: &str, context: &Context) -> Result<Option<Vec<u8>>> {
+        let store = Store::find(&self.folder, system)?;
+        let Some(log) = &self.elsewhere else {
+            return store.map_or(Ok(None), |store| store.fetch(name));
+        };
+        let whole = store.as_ref().map(|store| store.fetch_whole(name));
+        if let Some(whole) = whole.transpose()?.flatten() {
+            return Ok(Some(whole));
+        }
+        let error = match log.fetch_file(system, name) {
+            Ok(found) => return Ok(found),
+            Err(error) => error,
+        };
+        match store.map_or(Ok(None), |store| store.fetch(name))? {
+            Some(part) => {
+                let said = format!("of {name} only what is here can be given: {error}");
+                let hint = "Look whether the repository can be reached: more of it may be there.";
+                context.events().warning_with_hint(said, hint);
+                Ok(Some(part))
+            }
+            None => Err(error),
+        }
+    }
+}
+
 fn fetch(
     name: &str,
     target: &Path,
@@ -255,11 +282,7 @@ fn fetch(
         Some(system) => system.to_owned(),
         None => wal::system_of(Path::new("."))?,
     };
-    let store = Store::find(&from.folder, &system)?;
-    let mut contents = store.map(|store| store.fetch(name)).transpose()?.flatten();
-    if let (None, Some(log)) = (&contents, &from.elsewhere) {
-        contents = log.fetch_file(&system, name)?;
-    }
+    let contents = from.find(&system, name, context)?;
     // The server asks for what may come next, and takes this for the end of the log.
     let contents = contents.ok_or_else(|| {
         Error::missing(format!(

@@ -83,6 +83,21 @@ impl Client {
         self.accepted(path, status, text).map(Some)
     }
 
+    /// The same; `None` where Conductor itself says that it does not know what `body` names. The same word
+    /// of anybody before it, such as a balancer without servers, is an error as any other.
+    pub(super) async fn post_if_known(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<Option<String>> {
+        let request = self.http.post(self.url(path)).json(body);
+        let (status, text) = self.heard(request, path).await?;
+        if status == StatusCode::NOT_FOUND && is_of_conductor(&text) {
+            return Ok(None);
+        }
+        self.accepted(path, status, text).map(Some)
+    }
+
     /// PUT `body` to `path`; answers the text of the response.
     pub async fn put(&self, path: &str, body: &impl Serialize) -> Result<String> {
         self.send(self.http.put(self.url(path)).json(body), path)
@@ -172,11 +187,15 @@ impl Client {
     }
 
     async fn send(&self, request: RequestBuilder, path: &str) -> Result<String> {
+        let (status, text) = self.heard(request, path).await?;
+        self.accepted(path, status, text)
+    }
+
+    async fn heard(&self, request: RequestBuilder, path: &str) -> Result<(StatusCode, String)> {
         let cannot = || format!("Conductor at {} does not answer {path}", self.base);
         let answer = self.answer(request).await?.context(cannot)?;
         let status = answer.status();
-        let text = answer.text().await.context(cannot)?;
-        self.accepted(path, status, text)
+        Ok((status, answer.text().await.context(cannot)?))
     }
 
     fn accepted(&self, path: &str, status: StatusCode, text: String) -> Result<String> {
@@ -223,9 +242,31 @@ fn is_refused(status: StatusCode) -> bool {
     matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
 }
 
+/// Whether an error is told as Conductor does, by which of its instances and what for.
+fn is_of_conductor(text: &str) -> bool {
+    let said: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
+    said["message"].is_string() && said["instance"].is_string() && said["retryable"].is_boolean()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::adapters::lying_server::{Answer, LyingServer};
+
+    /// An answer that a balancer without servers refuses is not lost.
+    #[tokio::test]
+    async fn what_others_do_not_know_is_an_error() {
+        let server = LyingServer::start(Vec::new(), vec![Answer::Status(404)]).await;
+        let client = Client::new(server.url("")).unwrap();
+        client.post_if_known("/api/tasks", &1).await.unwrap_err();
+        for text in [
+            "",
+            "404 page not found",
+            r#"{"status":404,"error":"Not Found"}"#,
+        ] {
+            assert!(!is_of_conductor(text), "{text}");
+        }
+    }
 
     #[test]
     fn names_stay_one_segment() {

@@ -12,5 +12,5 @@ mod workflows;
 pub use client::Client;
 pub use definitions::{Step, TaskDefinition, WorkflowDefinition};
 pub use requeue::{Requeued, requeue};
-pub use tasks::{Task, TaskResult, TaskStatus};
+pub use tasks::{Taken, Task, TaskResult, TaskStatus};
 pub use workflows::{FoundWorkflow, Workflow, WorkflowStatus};

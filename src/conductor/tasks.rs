@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::time::Duration;
 
+/// Where answers go.
+const TASKS: &str = "/api/tasks";
+
 /// Where a task stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
@@ -101,6 +104,15 @@ pub struct TaskResult {
     pub callback_after_seconds: Option<u64>,
 }
 
+/// What became of a worker's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// The server has it.
+    Yes,
+    /// The server knows no such task, nor will it.
+    Unknown,
+}
+
 impl Task {
     /// The answer that this task is done.
     #[must_use]
@@ -181,7 +193,13 @@ impl Client {
 
     /// Answers for a task. The server takes and ignores what comes for a task that has ended.
     pub async fn update_task(&self, result: &TaskResult) -> Result<()> {
-        self.post("/api/tasks", result).await?;
+        self.post(TASKS, result).await?;
         Ok(())
+    }
+
+    /// The same, where the task may be one that the server does not know any more.
+    pub async fn update_task_if_known(&self, result: &TaskResult) -> Result<Taken> {
+        let taken = self.post_if_known(TASKS, result).await?;
+        Ok(taken.map_or(Taken::Unknown, |_| Taken::Yes))
     }
 }

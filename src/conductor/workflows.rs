@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 const PAGE: u64 = 1000;
 
 /// How long a server may be away while a workflow is started.
-const AWAY: Duration = Duration::from_secs(120);
+const AWAY: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 120 });
 /// The pause before it is asked again.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -166,6 +166,13 @@ impl Client {
                 self.decide_workflow(&id).await?;
                 return Ok(id);
             }
+            if begun.elapsed() > AWAY {
+                return Err(Error::failed(format!(
+                    "Conductor at {} does not take the workflow {name}, and has none of correlation id {correlation_id}",
+                    self.base()
+                ))
+                .hint("`k1ops logs` says why; when it is well again, start the workflow again."));
+            }
         }
     }
 
@@ -296,5 +303,24 @@ impl Client {
         ];
         self.get(&Self::path(&["workflow", "search"], &query)?)
             .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapters::lying_server::{Answer, LyingServer};
+
+    /// As behind a balancer that answers for its server: it never takes it, and never has it.
+    #[tokio::test]
+    async fn a_workflow_that_is_never_taken_is_not_tried_for_ever() {
+        let answers = vec![[Answer::Status(503), Answer::Whole]; 20].concat();
+        let server = LyingServer::start(b"[]".to_vec(), answers).await;
+        let client = Client::new(server.url("")).unwrap();
+        let input = Map::new();
+        let started = client.start_workflow_once("probe", 1, "mine", &input);
+        let error = started.await.expect_err("it was started").to_string();
+        assert!(error.contains("probe"), "{error}");
+        assert!(server.ranges().len() >= 4, "{error}");
     }
 }

@@ -7,11 +7,11 @@
 use super::sealing::Sealed;
 use super::shelf::Shelf;
 use super::{LogVerdict, Repository};
-use crate::adapters::fs;
+use crate::adapters::fs::{self, Lock};
 use crate::archive::{Codec, CodecSettings};
 use crate::config::Compression;
-use crate::error::{Context, Error, Result};
-use crate::wal::{FOLDER, Listing, Segment, Store, note};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::wal::{FOLDER, Listing, Note, Segment, Store, note};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -22,8 +22,14 @@ use xxhash_rust::xxh3::xxh3_64;
 /// How long is believed what was seen there: whatever was deleted meanwhile is sent again.
 const BELIEVED: Duration = Duration::from_secs(3600);
 
+/// The note that a store is known by.
+const CLUSTER: &str = "cluster.json";
+
+/// The note of how far the log was received.
+const STREAM: &str = "stream.json";
+
 /// The notes that go along.
-const NOTES: [&str; 2] = ["cluster.json", "stream.json"];
+const NOTES: [&str; 2] = [CLUSTER, STREAM];
 
 /// The end of the name of what is encrypted.
 pub(super) const SEALED: &str = ".age";
@@ -183,23 +189,29 @@ impl LogElsewhere {
 
     /// Fetches what is there of a cluster's log and not here, from a position on; answers how many files came.
     pub fn fetch(&self, system: &str, from: u64) -> Result<usize> {
-        self.fetch_of(&self.shelf.files(&folder_of(system))?, system, from)
+        let names = || self.shelf.files(&folder_of(system));
+        // What the note says holds of what is read after it.
+        let note = self.read_if_there(&names()?, system, STREAM)?;
+        let count = self.fetch_of(&names()?, system, from)?;
+        if let (Some(note), Some(store)) = (note, Store::find(&self.here, system)?) {
+            return Ok(count + usize::from(take_note(&store, &note)?));
+        }
+        Ok(count)
     }
 
-    /// The same of what is known to be there.
+    /// The same of what is known to be there, but for how far it was received.
     fn fetch_of(&self, names: &[String], system: &str, from: u64) -> Result<usize> {
-        let has = |name: &str| names.contains(&name.to_owned());
         let folder = self.here.join(FOLDER).join(system);
+        let place = folder.join(CLUSTER);
         let mut count = 0;
-        for note in NOTES {
-            let place = folder.join(note);
-            if (has(note) || has(&format!("{note}{SEALED}"))) && !place.exists() {
-                fs::create_private_folder(&self.here)?;
-                fs::create_durable_folder(&self.here.join(FOLDER))?;
-                fs::create_durable_folder(&folder)?;
-                fs::write_atomically(&place, &self.read(names, system, note)?)?;
-                count += 1;
-            }
+        if !place.exists()
+            && let Some(note) = self.read_if_there(names, system, CLUSTER)?
+        {
+            fs::create_private_folder(&self.here)?;
+            fs::create_durable_folder(&self.here.join(FOLDER))?;
+            fs::create_durable_folder(&folder)?;
+            fs::write_atomically(&place, &note)?;
+            count += 1;
         }
         let Some(store) = Store::find(&self.here, system)? else {
             return Ok(count);
@@ -220,31 +232,47 @@ impl LogElsewhere {
 
     /// Brings one file, unless it is here; answers whether it came.
     fn fetch_into(&self, names: &[String], store: &Store, name: &str) -> Result<bool> {
-        let system = store.system();
-        let (place, is_partial) = match name.strip_suffix(PARTIAL) {
-            Some(segment) => {
-                let Some(parsed) = Segment::parse(segment, store.segment_size()) else {
-                    return Ok(false);
-                };
-                if store.place(segment)?.exists() {
-                    return Ok(false);
-                }
-                (store.partial(parsed)?, true)
-            }
-            None => match store.place(name.strip_suffix(".zst").unwrap_or(name)) {
-                Ok(place) => (place, false),
-                // Nothing of ours.
-                Err(_) => return Ok(false),
-            },
+        if let Some(segment) = name.strip_suffix(PARTIAL) {
+            return self.fetch_partial(names, store, name, segment);
+        }
+        let Ok(place) = store.place(name.strip_suffix(".zst").unwrap_or(name)) else {
+            // Nothing of ours.
+            return Ok(false);
         };
         if place.exists() {
             return Ok(false);
         }
-        let mut content = self.read(names, system, name)?;
-        if is_partial {
-            content = unpacked(&content, store.segment_size())?;
-        }
+        let content = self.read(names, store.system(), name)?;
         fs::create_durable_folder(place.parent().unwrap_or(store.folder()))?;
+        fs::write_atomically(&place, &content)?;
+        Ok(true)
+    }
+
+    /// Brings what there is of a segment that is being received, if more of it is there than here.
+    fn fetch_partial(
+        &self,
+        names: &[String],
+        store: &Store,
+        name: &str,
+        segment: &str,
+    ) -> Result<bool> {
+        let Some(parsed) = Segment::parse(segment, store.segment_size()) else {
+            return Ok(false);
+        };
+        if store.place(segment)?.exists() {
+            return Ok(false);
+        }
+        let content = self.read(names, store.system(), name)?;
+        let content = unpacked(&content, store.segment_size())?;
+        let place = store.partial(parsed)?;
+        fs::create_durable_folder(place.parent().unwrap_or(store.folder()))?;
+        let Some(_lock) = alone(store)? else {
+            return Ok(false);
+        };
+        let here = store.read_partial(parsed)?;
+        if here.is_some_and(|here| here.len() >= content.len()) {
+            return Ok(false);
+        }
         fs::write_atomically(&place, &content)?;
         Ok(true)
     }
@@ -286,6 +314,14 @@ impl LogElsewhere {
         Ok(())
     }
 
+    fn read_if_there(&self, names: &[String], system: &str, name: &str) -> Result<Option<Vec<u8>>> {
+        let is_there = |wanted: &str| names.iter().any(|name| name == wanted);
+        if is_there(name) || is_there(&format!("{name}{SEALED}")) {
+            return self.read(names, system, name).map(Some);
+        }
+        Ok(None)
+    }
+
     fn read(&self, names: &[String], system: &str, name: &str) -> Result<Vec<u8>> {
         let folder = folder_of(system);
         let sealed = format!("{name}{SEALED}");
@@ -303,6 +339,31 @@ impl LogElsewhere {
             name.to_owned()
         }
     }
+}
+
+/// Keeps whoever receives the log here away; none if somebody does now, who has all that is there and writes to
+/// what would be replaced.
+fn alone(store: &Store) -> Result<Option<Lock>> {
+    match store.lock() {
+        Ok(lock) => Ok(Some(lock)),
+        Err(error) if error.kind() == ErrorKind::Locked => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Takes a note of how far the log was received, if that is further than is known here.
+fn take_note(store: &Store, text: &[u8]) -> Result<bool> {
+    let Ok(note) = serde_json::from_slice::<Note>(text) else {
+        return Ok(false);
+    };
+    let Some(_lock) = alone(store)? else {
+        return Ok(false);
+    };
+    if Note::read(store).is_some_and(|here| !note.is_beyond(&here)) {
+        return Ok(false);
+    }
+    fs::write_atomically(&store.folder().join(STREAM), text)?;
+    Ok(true)
 }
 
 pub(super) fn folder_of(system: &str) -> String {

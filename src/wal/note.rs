@@ -1,6 +1,7 @@
 //! How far the log has been received, kept beside it once every few seconds, and what that says of how
 //! much would be lost now.
 
+use super::name::parse_lsn;
 use super::store::Store;
 use crate::adapters::fs::write_atomically;
 use crate::adapters::postgres::{Address, Session};
@@ -46,6 +47,19 @@ impl Note {
     pub fn read(store: &Store) -> Option<Self> {
         let text = std::fs::read(store.folder().join(FILE)).ok()?;
         serde_json::from_slice(&text).ok()
+    }
+
+    /// Whether more had been received when this was written down than when the other was.
+    #[must_use]
+    pub fn is_beyond(&self, other: &Self) -> bool {
+        let reached = |note: &Self| {
+            (
+                note.timeline,
+                parse_lsn(&note.received),
+                note.complete_until,
+            )
+        };
+        reached(self) > reached(other)
     }
 
     pub(super) fn write(&self, store: &Store) -> Result<()> {

@@ -21,6 +21,9 @@ const LEVEL: i32 = 3;
 /// What nobody writes any more.
 const LEFTOVER: std::time::Duration = std::time::Duration::from_secs(3600);
 
+/// The beginning of a segment says of which cluster it is and how long.
+const FIRST_PAGE: u64 = 8 << 10;
+
 /// What is known of the cluster: `cluster.json`.
 const CLUSTER: &str = "cluster.json";
 
@@ -279,12 +282,7 @@ impl Store {
 
     /// A segment that is complete, and checked to be that segment.
     pub fn read_segment(&self, segment: Segment) -> Result<Option<Vec<u8>>> {
-        let name = self.name(segment);
-        let contents = self.read(&name)?;
-        if let Some(contents) = &contents {
-            self.check(&name, contents)?;
-        }
-        Ok(contents)
+        self.fetch_whole(&self.name(segment))
     }
 
     /// What has been received of a segment.
@@ -292,11 +290,19 @@ impl Store {
         fs::read_if_there(&self.partial(segment)?)
     }
 
+    /// A file that a server asks for, if it is here in full.
+    pub fn fetch_whole(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let contents = self.read(name)?;
+        if let Some(contents) = &contents {
+            self.check(name, contents)?;
+        }
+        Ok(contents)
+    }
+
     /// What a server is given that asks for a file: of a segment that is still being received, what there
     /// is, and zeros.
     pub fn fetch(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        if let Some(contents) = self.read(name)? {
-            self.check(name, &contents)?;
+        if let Some(contents) = self.fetch_whole(name)? {
             return Ok(Some(contents));
         }
         let Some(segment) = Segment::parse(name, self.segment_size) else {
@@ -384,16 +390,49 @@ pub fn push(
         Store::make(repository, &header.system.to_string(), header.size, stack)?
     } else {
         // A history or a note does not say whose it is, but lies in pg_wal of the data directory.
-        let data = path.parent().and_then(Path::parent);
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let data = folder.parent();
         let system = system_of(
             data.filter(|d| !d.as_os_str().is_empty())
                 .unwrap_or(Path::new(".")),
         )?;
-        let store = Store::find(repository, &system)?;
-        store.ok_or_else(|| {
-            Error::missing(format!("no WAL segment of cluster {system} is there yet"))
-                .hint("The server sends its segments first; it tries this again.")
-        })?
+        if let Some(store) = Store::find(repository, &system)? {
+            store
+        } else {
+            // A server that was promoted sends the history of its timeline before any segment.
+            let size = segment_size_in(folder, &system)?;
+            let size = size.ok_or_else(|| no_segment(&system, folder))?;
+            Store::make(repository, &system, size, stack)?
+        }
     };
     store.put(name, contents)
+}
+
+/// The size of the cluster's segments, as any of them says that is in `folder`.
+fn segment_size_in(folder: &Path, system: &str) -> Result<Option<u64>> {
+    for name in fs::names_in(folder)? {
+        if !name::is_name(&name) {
+            continue;
+        }
+        let mut page = Vec::new();
+        // The server may have renamed or removed it since.
+        let read = std::fs::File::open(folder.join(&name))
+            .and_then(|file| file.take(FIRST_PAGE).read_to_end(&mut page));
+        // One that is kept for what comes next holds nothing yet, or what was in it before.
+        if read.is_ok()
+            && let Some(header) = SegmentHeader::read(&page)
+            && header.system.to_string() == system
+        {
+            return Ok(Some(header.size));
+        }
+    }
+    Ok(None)
+}
+
+fn no_segment(system: &str, folder: &Path) -> Error {
+    Error::missing(format!(
+        "no WAL segment of cluster {system} is in the repository yet, nor in {}",
+        folder.display()
+    ))
+    .hint("Name the file where it lies in the server's pg_wal, as %p does; the server tries this again.")
 }

@@ -1,6 +1,7 @@
 //! What a worker that died has left: tasks that nobody works on, and answers that nobody gave.
 
 use super::Worker;
+use super::job::Delivered;
 use crate::agent::{BrokenOff, Recorder, broken_off};
 use crate::conductor::TaskResult;
 use crate::error::{Context, Result};
@@ -25,9 +26,12 @@ async fn one(worker: &Worker, left: &mut BrokenOff) -> Result<()> {
     if let Some(answer) = left.answer.take() {
         let answer: TaskResult = serde_json::from_value(answer)
             .context(|| format!("the answer in {folder} is not one"))?;
-        if worker.deliver(&answer).await {
+        let delivered = worker.deliver(&answer).await;
+        if delivered == Delivered::Taken {
             let said = format!("answered for task {}", answer.task_id);
             worker.events.note(said);
+        }
+        if delivered.is_settled() {
             Recorder::forget(&left.begun)?;
         }
         return Ok(());

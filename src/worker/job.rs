@@ -2,7 +2,7 @@
 
 use super::Worker;
 use crate::agent::{Agent, Assignment, Begun, Outcome, Recorder, Source, Stream, Threshold};
-use crate::conductor::{Task, TaskResult};
+use crate::conductor::{Taken, Task, TaskResult};
 use crate::error::{Context, Result};
 use crate::interrupt::Interrupt;
 use crate::store::AgentStatus;
@@ -130,7 +130,9 @@ pub(super) async fn run(worker: Arc<Worker>, task: Task, slot: Option<OwnedSemap
         _ => a_slot(&worker).await,
     };
     match worker.answered.get(&task.task_id) {
-        Some(answer) => drop(worker.deliver(&answer).await),
+        Some(answer) => {
+            worker.deliver(&answer).await;
+        }
         None => match slot {
             Some(slot) => job.run(slot).await,
             // After the word to stop, or more than can be done soon.
@@ -267,7 +269,7 @@ impl Job<'_> {
         let noted = serde_json::to_value(&answer).context(|| "the answer is not JSON")?;
         recorder.finish(begun, outcome, Some(noted)).await?;
         self.worker.answered.put(answer.clone());
-        if self.worker.deliver(&answer).await {
+        if self.worker.deliver(&answer).await.is_settled() {
             Recorder::forget(begun)?;
         }
         Ok(())
@@ -327,25 +329,51 @@ impl Job<'_> {
     }
 }
 
+/// What became of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Delivered {
+    /// The server has it.
+    Taken,
+    /// The server knows no such task, as after a restore to a moment before it. That does not pass.
+    Unknown,
+    /// The worker had to end before. The next one gives it.
+    NotYet,
+}
+
+impl Delivered {
+    /// Nothing is left to be done for it.
+    pub(super) fn is_settled(self) -> bool {
+        self != Self::NotYet
+    }
+}
+
 impl Worker {
-    /// Gives an answer until the server has taken it; `false` if the worker has to end before that.
-    /// Then the next one gives it.
-    pub(super) async fn deliver(&self, answer: &TaskResult) -> bool {
-        let mut is_told = false;
-        while let Err(error) = self.client.update_task(answer).await {
+    /// Gives an answer until the server has taken it or says that it knows no such task.
+    pub(super) async fn deliver(&self, answer: &TaskResult) -> Delivered {
+        let (id, mut is_told) = (&answer.task_id, false);
+        loop {
+            let error = match self.client.update_task_if_known(answer).await {
+                Ok(Taken::Yes) => break,
+                Ok(Taken::Unknown) => {
+                    self.events.warning(format!(
+                        "the server does not know task {id} of {} any more: its answer is dropped",
+                        answer.workflow_instance_id
+                    ));
+                    return Delivered::Unknown;
+                }
+                Err(error) => error,
+            };
             if !is_told {
-                self.events.warning(format!(
-                    "the answer for task {} waits for the server: {error}",
-                    answer.task_id
-                ));
+                let said = format!("the answer for task {id} waits for the server: {error}");
+                self.events.warning(said);
             }
             is_told = true;
             tokio::select! {
-                () = self.end.raised() => return false,
+                () = self.end.raised() => return Delivered::NotYet,
                 () = tokio::time::sleep(AGAIN) => {}
             }
         }
         self.nudges.note(&answer.workflow_instance_id);
-        true
+        Delivered::Taken
     }
 }

@@ -4,7 +4,7 @@ use crate::cluster::{Cluster, give_to_postgres, succeed};
 use crate::logged_stack::{Stack, eventually, now, number, wait_for_promotion, wait_for_rows};
 use crate::servers::{Counter, Make, Server};
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const COUNT: &str = "SELECT count(*) FROM pgbench_history";
@@ -141,6 +141,114 @@ fn a_lost_host_comes_back_to_a_moment() {
 #[test]
 fn a_lost_host_comes_back_to_a_moment_from_what_nobody_can_read() {
     a_host_is_lost(Make::Versity, true);
+}
+
+/// The stack on another host: its settings and keys, and a folder of its own.
+struct SecondHost<'a> {
+    stack: &'a Stack,
+    folder: PathBuf,
+}
+
+impl<'a> SecondHost<'a> {
+    fn of(stack: &'a Stack) -> Self {
+        let folder = stack.path("second");
+        std::fs::create_dir(&folder).unwrap();
+        give_to_postgres(&folder);
+        for name in ["k1ops.toml", "store.env"] {
+            succeed(
+                Command::new("cp")
+                    .arg("-p")
+                    .arg(stack.path(name))
+                    .arg(&folder),
+            );
+        }
+        Self { stack, folder }
+    }
+
+    #[track_caller]
+    fn says(&self, arguments: &[&str]) {
+        let output = self
+            .stack
+            .k1ops(arguments)
+            .current_dir(&self.folder)
+            .output();
+        let output = output.unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {said}");
+    }
+
+    #[track_caller]
+    fn rows_at(&self, moment: &str, name: &str) -> u64 {
+        let data = self.folder.join(name);
+        let into = data.display().to_string();
+        self.says(&["restore", "--to", moment, "--into", &into]);
+        let copy = Cluster::on(&data);
+        wait_for_promotion(&copy);
+        number(&copy, "SELECT count(*) FROM t")
+    }
+
+    fn fetched(&self, segment: &str, system: &str) -> Vec<u8> {
+        let target = self.folder.join("fetched");
+        let place = target.display().to_string();
+        self.says(&["wal", "fetch", segment, &place, "--system", system]);
+        std::fs::read(target).unwrap()
+    }
+}
+
+#[test]
+fn a_host_that_fetched_a_part_of_a_segment_gets_the_rest_of_it() {
+    let server = Server::start(Make::Moto);
+    let stack = Stack::new("");
+    keep_on(&server, &stack, "");
+    let _streamer = stack.stream_by_slot();
+    stack.live.sql("CREATE TABLE t(i int)");
+    stack.json(&["backup", "--physical"], 0);
+    let second = SecondHost::of(&stack);
+    let mut segments = BTreeSet::new();
+    for rows in 1..=3 {
+        stack.live.sql("INSERT INTO t VALUES (1)");
+        let moment = now(&stack.live);
+        stack
+            .live
+            .sql("CREATE TABLE IF NOT EXISTS later(); DROP TABLE later");
+        wait_until_sent(&stack, &now(&stack.live));
+        assert_eq!(second.rows_at(&moment, &format!("data {rows}")), rows);
+        let name = "SELECT pg_walfile_name(pg_current_wal_lsn())";
+        segments.insert(stack.live.sql(name));
+    }
+    assert_eq!(
+        segments.len(),
+        1,
+        "all of it is in one segment: {segments:?}"
+    );
+
+    // Complete, it is fetched whole, also where a part of it is here.
+    let segment = segments.pop_first().unwrap();
+    stack.live.sql("INSERT INTO t VALUES (1)");
+    stack.live.sql("SELECT pg_switch_wal()");
+    stack.live.sql("CREATE TABLE more()");
+    eventually("the segment is sent", || {
+        let there = self::segments(&server);
+        there
+            .contains(&segment)
+            .then_some(())
+            .ok_or(format!("{there:?}"))
+    });
+    let system = stack
+        .live
+        .sql("SELECT system_identifier FROM pg_control_system()");
+    let whole = std::fs::read(stack.live.data.join("pg_wal").join(&segment)).unwrap();
+    assert!(
+        second.fetched(&segment, &system) == whole,
+        "a part of {segment}"
+    );
+
+    // What is here in full is not given up for less.
+    server.lines(
+        "for o in s3.list_objects_v2(Bucket=bucket, Prefix='of/k1/wal/')['Contents']:\n\
+                 \x20   s3.delete_object(Bucket=bucket, Key=o['Key'])",
+    );
+    assert!(second.fetched(&segment, &system) == whole);
 }
 
 #[test]

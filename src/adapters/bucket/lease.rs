@@ -9,7 +9,7 @@ use crate::adapters::process::Identity;
 use crate::error::{Context, Error, Result};
 use bytes::Bytes;
 use chrono::{TimeDelta, Utc};
-use object_store::{PutMode, PutResult, UpdateVersion};
+use object_store::{PutMode, UpdateVersion};
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,10 +17,16 @@ use std::time::{Duration, Instant};
 use tokio::task::AbortHandle;
 
 /// How long a lease lasts that nobody renews.
-const TERM: Duration = Duration::from_secs(60);
+const TERM: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 60 });
 
 /// How often it is renewed.
-const RENEWED: Duration = Duration::from_secs(15);
+const RENEWED: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 15_000 });
+
+/// How long a renewal may take, so that it can be tried again before the term is over.
+const RENEWAL: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 15 });
+
+/// How soon one is tried again that was not answered.
+const UNANSWERED: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 3000 });
 
 /// How often somebody who waits looks.
 const LOOK: Duration = Duration::from_secs(3);
@@ -43,8 +49,24 @@ pub struct Lease {
 #[derive(Debug)]
 struct State {
     note: Note,
-    version: Mutex<UpdateVersion>,
+    held: Mutex<Held>,
     is_lost: AtomicBool,
+}
+
+/// What is in the store of ours, and since when it is known to be there.
+#[derive(Debug, Clone)]
+struct Held {
+    version: UpdateVersion,
+    renewed: Instant,
+}
+
+/// What came of an attempt to renew.
+enum Renewed {
+    Yes,
+    /// Somebody else has it.
+    Lost,
+    /// That is not known.
+    Unanswered,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -107,6 +129,19 @@ struct Found {
     version: UpdateVersion,
 }
 
+impl Found {
+    fn of((bytes, version): (Bytes, UpdateVersion)) -> Self {
+        Self {
+            note: serde_json::from_slice(&bytes).ok(),
+            version,
+        }
+    }
+
+    fn is_of(&self, owner: uuid::Uuid) -> bool {
+        self.note.as_ref().is_some_and(|note| note.owner == owner)
+    }
+}
+
 impl Bucket {
     /// Becomes the only holder of the lease `name`, or fails with
     /// [`crate::error::ErrorKind::Locked`] and names the other one.
@@ -116,15 +151,21 @@ impl Bucket {
         let mut watched: Option<(UpdateVersion, Instant)> = None;
         let (mut mode, mut unseen) = (PutMode::Create, 0);
         loop {
-            match self.put(name, &text, mode.clone()) {
-                Ok(put) => return self.hold(name, note, put),
-                Err(
-                    object_store::Error::AlreadyExists { .. }
-                    | object_store::Error::Precondition { .. },
-                ) => {}
-                Err(error) => return Err(self.explain_object(name, "cannot be written", &error)),
-            }
-            let Some(found) = self.found(name)? else {
+            let begun = Instant::now();
+            let failed = match self.put(name, &text, mode.clone()) {
+                Ok(put) => return self.hold(name, note, put.into(), begun),
+                Err(error) => error,
+            };
+            let found = if is_refused(&failed) {
+                self.found(name)?
+            } else {
+                let found = self.found_soon(name);
+                if !found.as_ref().is_some_and(|found| found.is_of(note.owner)) {
+                    return Err(self.explain_object(name, "cannot be written", &failed));
+                }
+                found
+            };
+            let Some(found) = found else {
                 // It was given back in between. Or a store that keeps versions takes the mark of its
                 // deletion for the thing itself: then the lease is written as in one that knows no
                 // conditions.
@@ -135,6 +176,10 @@ impl Bucket {
                 tokio::time::sleep(AGAIN).await;
                 continue;
             };
+            if found.is_of(note.owner) {
+                // It was written, and the answer got lost: what refuses it now is itself.
+                return self.hold(name, note, found.version, begun);
+            }
             let since = match &watched {
                 Some((version, since)) if *version == found.version => *since,
                 _ => Instant::now(),
@@ -142,8 +187,9 @@ impl Bucket {
             watched = Some((found.version.clone(), since));
             let dead = found.note.as_ref().is_some_and(Note::is_of_the_dead);
             if dead || since.elapsed() >= TERM {
-                if let Some(put) = self.take_over(name, &text, found)? {
-                    return self.hold(name, note, put);
+                let begun = Instant::now();
+                if let Some(version) = self.take_over(name, &text, found)? {
+                    return self.hold(name, note, version, begun);
                 }
                 continue;
             }
@@ -171,23 +217,25 @@ impl Bucket {
     }
 
     fn found(&self, name: &str) -> Result<Option<Found>> {
-        let found = self.read_tagged(name)?;
-        let read = |(bytes, version): (Bytes, UpdateVersion)| Found {
-            note: serde_json::from_slice(&bytes).ok(),
-            version,
-        };
-        Ok(found.map(read))
+        Ok(self.read_tagged(name)?.map(Found::of))
     }
 
-    fn take_over(&self, name: &str, text: &[u8], found: Found) -> Result<Option<PutResult>> {
+    /// The same from a store that has just failed: it is not waited for once more.
+    fn found_soon(&self, name: &str) -> Option<Found> {
+        let (this, of) = (self.clone(), name.to_owned());
+        let read = async move {
+            let read = tokio::time::timeout(RENEWAL, this.read_tagged_now(&of));
+            read.await.ok()?.ok()?
+        };
+        wait(read).ok()?.map(Found::of)
+    }
+
+    fn take_over(&self, name: &str, text: &[u8], found: Found) -> Result<Option<UpdateVersion>> {
         match self.put(name, text, PutMode::Update(found.version)) {
-            Ok(put) => Ok(Some(put)),
+            Ok(put) => Ok(Some(put.into())),
             // Another was faster.
-            Err(
-                object_store::Error::AlreadyExists { .. }
-                | object_store::Error::Precondition { .. }
-                | object_store::Error::NotFound { .. },
-            ) => Ok(None),
+            Err(error) if is_refused(&error) => Ok(None),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(self.explain_object(name, "cannot be taken over", &error)),
         }
     }
@@ -200,16 +248,21 @@ impl Bucket {
         )
     }
 
-    fn hold(&self, name: &str, note: Note, put: PutResult) -> Result<Lease> {
+    fn hold(
+        &self,
+        name: &str,
+        note: Note,
+        version: UpdateVersion,
+        renewed: Instant,
+    ) -> Result<Lease> {
         // A store that ignores conditions lets two write: the last one has it.
         let found = self.found(name)?;
-        let is_ours = |found: &Found| found.note.as_ref().is_some_and(|n| n.owner == note.owner);
-        if !found.as_ref().is_some_and(is_ours) {
+        if !found.as_ref().is_some_and(|found| found.is_of(note.owner)) {
             return Err(self.held(name, found.and_then(|found| found.note)));
         }
         let state = Arc::new(State {
             note,
-            version: Mutex::new(put.into()),
+            held: Mutex::new(Held { version, renewed }),
             is_lost: AtomicBool::new(false),
         });
         let renew = renew(self.clone(), name.to_owned(), state.clone());
@@ -223,9 +276,10 @@ impl Bucket {
 }
 
 impl Lease {
-    /// Fails if somebody else had to think that this holder is dead.
+    /// Fails if somebody else had to think that this holder is dead: also while a renewal is under way.
     pub fn check(&self) -> Result<()> {
-        if !self.state.is_lost.load(Ordering::Relaxed) {
+        let is_over = self.state.held().renewed.elapsed() >= TERM;
+        if !is_over && !self.state.is_lost.load(Ordering::Relaxed) {
             return Ok(());
         }
         let address = self.bucket.address_of(&self.name);
@@ -238,43 +292,75 @@ impl Lease {
 
 async fn renew(bucket: Bucket, name: String, state: Arc<State>) {
     let mut note = state.note.clone();
-    let mut renewed = Instant::now();
+    // It may have been tried for long until there was an answer.
+    let mut pause = RENEWED.saturating_sub(state.held().renewed.elapsed());
     loop {
-        tokio::time::sleep(RENEWED).await;
+        tokio::time::sleep(pause).await;
         note.renewals += 1;
-        let (Ok(text), version) = (note.text(), state.version()) else {
+        let Ok(text) = note.text() else {
             return;
         };
-        let (again, key) = (bucket.clone(), bucket.key(&name));
-        let options = PutMode::Update(version).into();
-        let put = again.0.objects.put_opts(&key, text.into(), options).await;
-        match put {
-            Ok(put) => {
-                *state.lock() = put.into();
-                renewed = Instant::now();
+        pause = match renew_once(&bucket, &name, &state, &text).await {
+            Renewed::Yes => RENEWED,
+            Renewed::Unanswered if state.held().renewed.elapsed() < TERM => UNANSWERED,
+            Renewed::Unanswered | Renewed::Lost => {
+                state.is_lost.store(true, Ordering::Relaxed);
+                return;
             }
-            Err(error) => {
-                let taken = matches!(
-                    error,
-                    object_store::Error::Precondition { .. }
-                        | object_store::Error::NotFound { .. }
-                        | object_store::Error::AlreadyExists { .. }
-                );
-                if taken || renewed.elapsed() >= TERM {
-                    state.is_lost.store(true, Ordering::Relaxed);
-                    return;
-                }
-            }
-        }
+        };
     }
 }
 
+/// Writes the note anew. One that is not the one that was written last may still be ours: a write whose
+/// answer got lost.
+async fn renew_once(bucket: &Bucket, name: &str, state: &State, text: &[u8]) -> Renewed {
+    let begun = Instant::now();
+    let put = bucket.put_now(name, text, PutMode::Update(state.held().version));
+    let failed = match tokio::time::timeout(RENEWAL, put).await {
+        Ok(Ok(put)) => {
+            *state.lock() = Held {
+                version: put.into(),
+                renewed: begun,
+            };
+            return Renewed::Yes;
+        }
+        Ok(Err(error)) => error,
+        Err(_) => return Renewed::Unanswered,
+    };
+    if matches!(failed, object_store::Error::NotFound { .. }) {
+        return Renewed::Lost;
+    }
+    if !is_refused(&failed) {
+        return Renewed::Unanswered;
+    }
+    let found = tokio::time::timeout(RENEWAL, bucket.read_tagged_now(name)).await;
+    match found {
+        Ok(Ok(found)) => match found.map(Found::of) {
+            Some(found) if found.is_of(state.note.owner) => {
+                // When it was written is not known, so that it does not count as renewed yet.
+                state.lock().version = found.version;
+                Renewed::Unanswered
+            }
+            _ => Renewed::Lost,
+        },
+        Ok(Err(_)) | Err(_) => Renewed::Unanswered,
+    }
+}
+
+/// Whether something else is there than what a write was to replace.
+fn is_refused(error: &object_store::Error) -> bool {
+    matches!(
+        error,
+        object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }
+    )
+}
+
 impl State {
-    fn lock(&self) -> std::sync::MutexGuard<'_, UpdateVersion> {
-        self.version.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn version(&self) -> UpdateVersion {
+    fn held(&self) -> Held {
         self.lock().clone()
     }
 }
@@ -282,8 +368,7 @@ impl State {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.renewing.abort();
-        let owner = self.state.note.owner;
-        let is_ours = |found: &Found| found.note.as_ref().is_some_and(|n| n.owner == owner);
+        let is_ours = |found: &Found| found.is_of(self.state.note.owner);
         // A lease that cannot be given back ends by itself.
         if self
             .bucket
@@ -296,5 +381,92 @@ impl Drop for Lease {
                 bucket.0.objects.delete(&key).await
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapters::bucket::Settings;
+    use crate::adapters::bucket::lossy_store::{Loss, LossyStore};
+
+    const NAME: &str = "lock.json";
+
+    fn bucket(folder: &std::path::Path, store: &LossyStore) -> Bucket {
+        let keys = folder.join("keys");
+        crate::adapters::fs::write_atomically(
+            &keys,
+            b"AWS_ACCESS_KEY_ID=a\nAWS_SECRET_ACCESS_KEY=b\n",
+        )
+        .unwrap();
+        Bucket::open(&Settings {
+            url: "s3://bucket/folder".to_owned(),
+            endpoint: store.endpoint(),
+            region: "here".to_owned(),
+            credentials: Some(keys),
+            lock: None,
+        })
+        .unwrap()
+    }
+
+    async fn until(what: impl Fn() -> bool) {
+        let begun = Instant::now();
+        while !what() {
+            assert!(begun.elapsed() < Duration::from_secs(20), "it never came");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_lease_whose_own_making_was_not_answered_is_ours() {
+        for loss in [Loss::Busy, Loss::Answer] {
+            let folder = tempfile::tempdir().unwrap();
+            let store = LossyStore::start();
+            let bucket = bucket(folder.path(), &store);
+            store.lose([loss]);
+            let lease = bucket.lease(NAME, "k1ops backup").await;
+            let lease = lease.unwrap_or_else(|error| panic!("{loss:?}: {error}"));
+            let writes = store.writes();
+            until(|| store.writes() > writes + 2).await;
+            lease.check().unwrap();
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_lease_whose_renewal_was_not_answered_goes_on() {
+        for loss in [Loss::Busy, Loss::Answer] {
+            let folder = tempfile::tempdir().unwrap();
+            let store = LossyStore::start();
+            let bucket = bucket(folder.path(), &store);
+            let lease = bucket.lease(NAME, "k1ops backup").await.unwrap();
+            store.lose([loss]);
+            let writes = store.writes();
+            until(|| store.writes() > writes + 3).await;
+            lease.check().unwrap();
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_lease_that_somebody_else_took_is_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = LossyStore::start();
+        let bucket = bucket(folder.path(), &store);
+        let lease = bucket.lease(NAME, "k1ops backup").await.unwrap();
+        let other = Note::of_this_process("k1ops prune");
+        bucket.write(NAME, &other.text().unwrap()).unwrap();
+        until(|| lease.check().is_err()).await;
+        let held = bucket.lease(NAME, "k1ops list").await.unwrap_err();
+        assert!(held.to_string().contains("k1ops prune"), "{held}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_lease_is_not_believed_past_its_term_while_a_renewal_hangs() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = LossyStore::start();
+        let bucket = bucket(folder.path(), &store);
+        let lease = bucket.lease(NAME, "k1ops backup").await.unwrap();
+        store.hang();
+        until(|| lease.check().is_err()).await;
+        store.go_on();
     }
 }

@@ -7,6 +7,8 @@
 
 mod connect;
 mod lease;
+#[cfg(test)]
+mod lossy_store;
 mod object_lock;
 mod remote;
 mod sftp;
@@ -171,9 +173,14 @@ impl Bucket {
     }
 
     fn read_tagged(&self, name: &str) -> Result<Option<(Bytes, UpdateVersion)>> {
-        let (this, key) = (self.clone(), self.key(name));
-        let got = wait(async move {
-            let got = this.0.objects.get(&key).await?;
+        let (this, of) = (self.clone(), name.to_owned());
+        wait(async move { this.read_tagged_now(&of).await })?
+    }
+
+    /// The same on the runtime of the requests, where nothing may wait for them.
+    async fn read_tagged_now(&self, name: &str) -> Result<Option<(Bytes, UpdateVersion)>> {
+        let got = async {
+            let got = self.0.objects.get(&self.key(name)).await?;
             if got.meta.size > SMALL {
                 return Ok(None);
             }
@@ -182,8 +189,8 @@ impl Bucket {
                 version: got.meta.version.clone(),
             };
             Ok(Some((got.bytes().await?, version)))
-        })?;
-        match got {
+        };
+        match got.await {
             Ok(Some(read)) => Ok(Some(read)),
             Ok(None) => Err(Error::bad_data(format!(
                 "{} is too large to be a note",
@@ -200,19 +207,25 @@ impl Bucket {
         content: &[u8],
         mode: PutMode,
     ) -> std::result::Result<PutResult, object_store::Error> {
-        let (this, key) = (self.clone(), self.key(name));
-        let payload = PutPayload::from(content.to_vec());
-        let options = PutOptions::from(mode);
-        let put = async move {
-            let store = &this.0.objects;
-            store.put_opts(&key, payload, options).await
-        };
-        wait(put).unwrap_or_else(|error| {
+        let (this, of, content) = (self.clone(), name.to_owned(), content.to_vec());
+        wait(async move { this.put_now(&of, &content, mode).await }).unwrap_or_else(|error| {
             Err(object_store::Error::Generic {
                 store: "object store",
                 source: Box::new(error),
             })
         })
+    }
+
+    /// The same on the runtime of the requests.
+    async fn put_now(
+        &self,
+        name: &str,
+        content: &[u8],
+        mode: PutMode,
+    ) -> std::result::Result<PutResult, object_store::Error> {
+        let payload = PutPayload::from(content.to_vec());
+        let (store, key) = (&self.0.objects, self.key(name));
+        store.put_opts(&key, payload, PutOptions::from(mode)).await
     }
 
     fn key(&self, name: &str) -> Key {

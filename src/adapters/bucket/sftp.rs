@@ -10,7 +10,7 @@ use super::streams::{Streams, folders_above};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use chrono::{DateTime, Utc};
-use futures_util::stream::{BoxStream, StreamExt};
+use futures_util::stream::{BoxStream, Stream, StreamExt};
 use object_store::path::Path as Key;
 use object_store::{
     Attributes, Error, Extensions, GetOptions, GetRange, GetResult, GetResultPayload, ObjectMeta,
@@ -24,14 +24,28 @@ use std::future::Future;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::{AsyncSeekExt, AsyncWriteExt};
 use tokio::sync::Mutex;
 
 /// What it is called in errors.
 pub(super) const STORE: &str = "SFTP";
 
+/// How long a server may take for one thing. `ssh` notices a host that is gone, and not a server there that does
+/// nothing any more.
+const LIMIT: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 120 });
+
+/// How long it may take for what it was sent to be on its disk: all that is under way, over a slow line.
+const TO_DISK: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 900 });
+
+/// For what limits each of its steps: nobody knows how long all of a large file takes.
+const STEPWISE: Duration = Duration::MAX;
+
 /// How much is asked for at a time, of what is under way at once.
 const READ: u64 = 64 << 10;
+
+/// How much is written at a time.
+const WRITE: usize = 64 << 10;
 
 /// Reads under way at the same time.
 const UNDER_WAY: usize = 32;
@@ -78,12 +92,17 @@ impl Sftp {
     }
 
     /// Asks something once.
-    async fn ask<T, F>(&self, key: &Key, question: impl FnOnce(Arc<Session>) -> F) -> Result<T>
+    async fn ask<T, F>(
+        &self,
+        key: &Key,
+        limit: Duration,
+        question: impl FnOnce(Arc<Session>) -> F,
+    ) -> Result<T>
     where
         F: Future<Output = std::result::Result<T, Failure>>,
     {
         let session = self.session().await?;
-        let answer = question(session.clone()).await;
+        let answer = within(limit, question(session.clone())).await;
         if answer.as_ref().is_err_and(was_cut) {
             self.forget(&session).await;
         }
@@ -91,15 +110,20 @@ impl Sftp {
     }
 
     /// Asks something that may be asked again: once more over a new connection, if the old one was cut.
-    async fn ask_again<T, F>(&self, key: &Key, question: impl Fn(Arc<Session>) -> F) -> Result<T>
+    async fn ask_again<T, F>(
+        &self,
+        key: &Key,
+        limit: Duration,
+        question: impl Fn(Arc<Session>) -> F,
+    ) -> Result<T>
     where
         F: Future<Output = std::result::Result<T, Failure>>,
     {
         let session = self.session().await?;
-        match question(session.clone()).await {
+        match within(limit, question(session.clone())).await {
             Err(error) if was_cut(&error) => {
                 self.forget(&session).await;
-                self.ask(key, question).await
+                self.ask(key, limit, question).await
             }
             answer => answer.map_err(|error| explained(key, error)),
         }
@@ -111,7 +135,7 @@ impl Streams for Sftp {
     async fn make_folder(&self, key: &Key) -> Result<()> {
         for folder in folders_above(key) {
             let path = self.path(&folder);
-            let made = self.ask_again(&folder, |session| {
+            let made = self.ask_again(&folder, LIMIT, |session| {
                 let path = path.clone();
                 async move {
                     let mut files = session.fs();
@@ -134,25 +158,23 @@ impl Streams for Sftp {
         let path = self.path(key);
         let send = async move |session: Arc<Session>| {
             let mut pieces = pieces;
-            let file = session
-                .options()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .open(&path)
-                .await?;
+            let mut options = session.options();
+            let options = options.write(true).create(true).truncate(true);
+            let file = within(LIMIT, options.open(&path)).await?;
             let mut file = Box::pin(TokioCompatFile::new(file));
             while let Some(piece) = pieces.next().await {
-                file.write_all(&piece).await?;
+                for part in piece.chunks(WRITE) {
+                    within(LIMIT, file.write_all(part)).await?;
+                }
             }
-            file.flush().await?;
+            within(TO_DISK, file.flush()).await?;
             if session.support_fsync() {
-                file.as_mut().as_mut_file().sync_all().await?;
+                within(TO_DISK, file.as_mut().as_mut_file().sync_all()).await?;
             }
-            file.shutdown().await?;
+            within(LIMIT, file.shutdown()).await?;
             Ok(())
         };
-        self.ask(key, send).await
+        self.ask(key, STEPWISE, send).await
     }
 
     async fn put_in_place(&self, from: &Key, to: &Key, mode: &PutMode) -> Result<()> {
@@ -181,7 +203,7 @@ impl Streams for Sftp {
                 },
             }
         };
-        if self.ask(to, put).await? {
+        if self.ask(to, LIMIT, put).await? {
             return Ok(());
         }
         Err(Error::AlreadyExists {
@@ -198,7 +220,7 @@ impl Streams for Sftp {
 
     async fn remove(&self, key: &Key) -> Result<()> {
         let path = self.path(key);
-        self.ask_again(key, |session| {
+        self.ask_again(key, LIMIT, |session| {
             let path = path.clone();
             async move { session.fs().remove_file(&path).await }
         })
@@ -208,7 +230,7 @@ impl Streams for Sftp {
     async fn look(&self, key: &Key) -> Result<ObjectMeta> {
         let path = self.path(key);
         let found = self
-            .ask_again(key, |session| {
+            .ask_again(key, LIMIT, |session| {
                 let path = path.clone();
                 async move { session.fs().metadata(&path).await }
             })
@@ -231,7 +253,7 @@ impl Streams for Sftp {
         } else {
             let path = self.path(key);
             let read = |session: Arc<Session>| read(session, path.clone(), range.clone());
-            self.ask_again(key, read).await?
+            self.ask_again(key, STEPWISE, read).await?
         };
         Ok(GetResult {
             meta: found,
@@ -246,13 +268,14 @@ impl Streams for Sftp {
 
     async fn files_in(&self, folder: &Key) -> Result<Vec<ObjectMeta>> {
         let path = self.path(folder);
-        let listing = self.ask_again(folder, |session| {
+        let listing = self.ask_again(folder, STEPWISE, |session| {
             let path = path.clone();
             async move {
-                let mut entries = Box::pin(session.fs().open_dir(&path).await?.read_dir());
+                let mut files = session.fs();
+                let folder = within(LIMIT, files.open_dir(&path)).await?;
+                let mut entries = Box::pin(folder.read_dir());
                 let mut found = Vec::new();
-                while let Some(entry) = entries.next().await {
-                    let entry = entry?;
+                while let Some(entry) = within(LIMIT, next(&mut entries)).await? {
                     found.push((entry.filename().to_path_buf(), entry.metadata()));
                 }
                 Ok(found)
@@ -272,15 +295,36 @@ async fn read(
     path: PathBuf,
     range: Range<u64>,
 ) -> std::result::Result<Bytes, Failure> {
-    let file = session.open(&path).await?;
+    let file = within(LIMIT, session.open(&path)).await?;
     let starts = (range.start..range.end).step_by(usize::try_from(READ).unwrap_or(1));
     let pieces = starts.map(|start| piece(file.clone(), start, (start + READ).min(range.end)));
-    let mut pieces = futures_util::stream::iter(pieces).buffered(UNDER_WAY);
+    let mut pieces = std::pin::pin!(futures_util::stream::iter(pieces).buffered(UNDER_WAY));
     let mut all = BytesMut::new();
-    while let Some(piece) = pieces.next().await {
-        all.extend_from_slice(&piece?);
+    while let Some(piece) = within(LIMIT, next(&mut pieces)).await? {
+        all.extend_from_slice(&piece);
     }
     Ok(all.freeze())
+}
+
+async fn next<T, E: Into<Failure>>(
+    items: &mut (impl Stream<Item = std::result::Result<T, E>> + Unpin),
+) -> std::result::Result<Option<T>, Failure> {
+    items.next().await.transpose().map_err(Into::into)
+}
+
+/// A server that takes longer is as good as gone.
+async fn within<T, E: From<std::io::Error>>(
+    limit: Duration,
+    work: impl Future<Output = std::result::Result<T, E>>,
+) -> std::result::Result<T, E> {
+    match tokio::time::timeout(limit, work).await {
+        Ok(done) => done,
+        Err(_) => Err(std::io::Error::new(
+            std::io::ErrorKind::TimedOut,
+            format!("the server has not answered for {} s", limit.as_secs()),
+        )
+        .into()),
+    }
 }
 
 async fn piece(mut file: File, mut start: u64, end: u64) -> std::result::Result<BytesMut, Failure> {
@@ -360,5 +404,86 @@ mod tests {
         assert_eq!(asked_for(Some(&GetRange::Bounded(2..20)), 10), 2..10);
         assert_eq!(asked_for(Some(&GetRange::Offset(12)), 10), 10..10);
         assert_eq!(asked_for(Some(&GetRange::Suffix(4)), 10), 6..10);
+    }
+
+    /// The system's own server, without the way there.
+    struct Server(tokio::process::Child);
+
+    impl Server {
+        fn signal(&self, signal: rustix::process::Signal) {
+            let pid = rustix::process::Pid::from_raw(self.0.id().unwrap().cast_signed()).unwrap();
+            rustix::process::kill_process(pid, signal).unwrap();
+        }
+
+        /// Has it stop answering: at once, or when it has begun to write a file.
+        async fn stop(&self, begun: Option<&std::path::Path>) {
+            let is_empty = |file| std::fs::metadata(file).map_or(0, |of| of.len()) == 0;
+            while begun.is_some_and(is_empty) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            self.signal(rustix::process::Signal::STOP);
+        }
+    }
+
+    async fn connected() -> (Server, Sftp) {
+        use std::process::Stdio;
+        let program = "/usr/lib/openssh/sftp-server";
+        assert!(
+            std::path::Path::new(program).exists(),
+            "{program} is not there: on Debian, apt-get install openssh-sftp-server"
+        );
+        let mut child = tokio::process::Command::new(program)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let (input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let session = Session::new(input, output, openssh_sftp_client::SftpOptions::new());
+        let target = Target {
+            host: "nowhere".to_owned(),
+            user: None,
+            port: None,
+            // No second connection is made.
+            config: Some("/nowhere/config".into()),
+        };
+        let sftp = Sftp::new(target, "/");
+        *sftp.live.lock().await = Some(Arc::new(session.await.unwrap()));
+        (Server(child), sftp)
+    }
+
+    #[tokio::test]
+    async fn a_server_that_stops_answering_is_not_waited_for_for_ever() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), vec![7; 300_000]).unwrap();
+        let key = Key::from_absolute_path(file.path()).unwrap();
+        for question in ["look", "read", "send"] {
+            let (server, sftp) = connected().await;
+            sftp.get(&key, GetOptions::default()).await.unwrap();
+            let pieces = futures_util::stream::repeat(Bytes::from(vec![7; 256 << 10]));
+            let beside = Key::from(format!("{key}.new"));
+            let sending = sftp.send_stream(&beside, pieces.take(2000).boxed());
+            let asked = async {
+                match question {
+                    "look" => sftp.look(&key).await.map(drop),
+                    "read" => {
+                        let place = || file.path().to_path_buf();
+                        let question = |session| read(session, place(), 0..300_000);
+                        sftp.ask_again(&key, STEPWISE, question).await.map(drop)
+                    }
+                    _ => sending.await,
+                }
+            };
+            let path = PathBuf::from(format!("/{beside}"));
+            let begun = (question == "send").then_some(path.as_path());
+            let limit = Duration::from_secs(30);
+            let ((), answer) = tokio::join!(server.stop(begun), tokio::time::timeout(limit, asked));
+            server.signal(rustix::process::Signal::CONT);
+            answer
+                .unwrap_or_else(|_| panic!("{question} waits for ever"))
+                .expect_err(question);
+            assert!(sftp.live.lock().await.is_none(), "{question}");
+            let _ = std::fs::remove_file(path);
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! `pg_restore`, used for one thing: to turn a dump in its own format into a plain script.
 
+use crate::adapters::last_words::LastWords;
 use crate::error::{Context, Error, Result};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -15,6 +16,7 @@ pub struct PgRestore(PathBuf);
 pub struct Script {
     child: Child,
     output: BufReader<ChildStdout>,
+    said: Option<LastWords>,
 }
 
 impl PgRestore {
@@ -53,10 +55,13 @@ impl PgRestore {
             .stderr(Stdio::piped())
             .spawn()
             .context(cannot)?;
-        let output = child.stdout.take().ok_or_else(|| Error::failed(cannot()))?;
+        let pipes = child.stdout.take().zip(child.stderr.take());
+        let (output, errors) = pipes.ok_or_else(|| Error::failed(cannot()))?;
+        let said = LastWords::of(errors).context(cannot)?;
         Ok(Script {
             child,
             output: BufReader::with_capacity(1 << 20, output),
+            said: Some(said),
         })
     }
 }
@@ -64,12 +69,7 @@ impl PgRestore {
 impl Script {
     /// Fails if the dump could not be read whole. Call it when the script was read to its end.
     pub fn finish(mut self) -> Result<()> {
-        let mut said = String::new();
-        if let Some(mut errors) = self.child.stderr.take() {
-            errors
-                .read_to_string(&mut said)
-                .context(|| "what pg_restore says cannot be read")?;
-        }
+        let said = self.said.take().map(LastWords::heard).unwrap_or_default();
         let status = self
             .child
             .wait()
@@ -77,10 +77,8 @@ impl Script {
         if status.success() {
             return Ok(());
         }
-        Err(
-            Error::bad_data(format!("the dump is not whole: {}", said.trim()))
-                .hint("Nothing was changed. Use another backup."),
-        )
+        Err(Error::bad_data(format!("the dump is not whole: {said}"))
+            .hint("Nothing was changed. Use another backup."))
     }
 }
 
@@ -105,5 +103,40 @@ impl BufRead for Script {
 
     fn consume(&mut self, amount: usize) {
         self.output.consume(amount);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+    use std::time::Duration;
+
+    /// A double says more than a pipe holds, as the real one does of a dump with thousands of things that
+    /// it does not know.
+    #[test]
+    fn however_much_it_says_it_comes_to_its_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("pg_restore");
+        let text = "#!/bin/sh\nhead -c 200000 /dev/zero | tr '\\0' w >&2\necho 'SELECT 1;'\n\
+                    echo >&2\necho the last word >&2\nexit 1\n";
+        std::fs::write(&program, text).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let mut script = PgRestore(program)
+            .script(File::open("/dev/null").unwrap())
+            .unwrap();
+        let (told, heard) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let mut text = String::new();
+            script.read_to_string(&mut text).unwrap();
+            let _ = told.send((text, script.finish()));
+        });
+        let (text, end) = heard
+            .recv_timeout(Duration::from_secs(60))
+            .expect("pg_restore waits for ever");
+        assert_eq!(text, "SELECT 1;\n");
+        let error = end.unwrap_err().to_string();
+        assert!(error.ends_with("the last word"), "{error}");
+        assert!(error.len() < 8000, "{}", error.len());
     }
 }
