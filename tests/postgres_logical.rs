@@ -7,38 +7,18 @@
     reason = "a test may stop at the first surprise"
 )]
 
+#[path = "support/logical.rs"]
+mod logical;
 mod support;
 
-use k1ops::adapters::postgres::{Address, Session, admin};
-use k1ops::archive::{Archive, CodecSettings, FORMAT, Header, Manifest, Source, Writer};
-use k1ops::backup::postgres as backup;
-use k1ops::config::Compression;
+use k1ops::adapters::postgres::{Session, admin};
+use k1ops::archive::Manifest;
 use k1ops::error::ErrorKind;
-use k1ops::event::Events;
 use k1ops::interrupt::Interrupt;
-use k1ops::restore::postgres as restore;
+use logical::{Beside, pg_dump, restore, take};
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use support::{ScratchDatabase, scratch_database};
-
-/// A database that a restore makes, dropped together with this value.
-struct Beside(ScratchDatabase);
-
-impl Beside {
-    fn of(live: &ScratchDatabase, suffix: &str) -> Self {
-        let name = format!("{}_{suffix}", live.name);
-        let url = live.url.replace(&live.name, &name);
-        Self(ScratchDatabase { name, url })
-    }
-
-    fn name(&self) -> &str {
-        &self.0.name
-    }
-
-    fn address(&self) -> Address {
-        self.0.address()
-    }
-}
 
 /// A role, dropped together with this value; declare it before the databases that use it.
 struct Role(String);
@@ -63,67 +43,6 @@ fn assert_same_text(before: &str, after: &str) {
         assert_eq!(a, b, "line {number}");
     }
     assert_eq!(before.lines().count(), after.lines().count());
-}
-
-async fn take(address: &Address, place: &Path) -> Manifest {
-    let header = Header {
-        format: FORMAT,
-        tool: "test".into(),
-        stack: "k1".into(),
-        started_at: chrono::Utc::now(),
-    };
-    let writer = Writer::create(place, header, CodecSettings::of(Compression::Zstd, 0), 2).unwrap();
-    let options = backup::Options {
-        jobs: 3,
-        pg_dump: PathBuf::new(),
-        inside: None,
-    };
-    let (events, interrupt) = (Events::silent(), Interrupt::default());
-    let taken = backup::take(&writer, address, &options, &events, &interrupt)
-        .await
-        .unwrap();
-    let manifest = Manifest {
-        header: writer.header().clone(),
-        finished_at: chrono::Utc::now(),
-        tier: None,
-        conductor_version: "3.32.1".into(),
-        images: std::collections::BTreeMap::new(),
-        sources: vec![Source::Postgres(Box::new(taken.source))],
-        left_out: taken.left_out,
-        members: vec![],
-    };
-    writer.finish(manifest).await.unwrap()
-}
-
-async fn restore(
-    place: &Path,
-    address: &Address,
-    name: &str,
-) -> k1ops::error::Result<restore::Restored> {
-    let archive = Archive::open(place).unwrap();
-    let options = restore::Options { jobs: 3 };
-    let (events, interrupt) = (Events::silent(), Interrupt::default());
-    restore::restore_beside(&archive, address, name, &options, &events, &interrupt).await
-}
-
-fn pg_dump(address: &Address) -> String {
-    let output = std::process::Command::new("/usr/lib/postgresql/15/bin/pg_dump")
-        .args(["--no-password", "--create"])
-        .envs(address.libpq_environment())
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let text = String::from_utf8(output.stdout).unwrap();
-    let name = address.database();
-    text.replace(name, "DATABASE")
-        .lines()
-        .filter(|line| !line.starts_with("\\restrict") && !line.starts_with("\\unrestrict"))
-        .collect::<Vec<_>>()
-        .join("\n")
 }
 
 /// Rows of a table may come back in another order: each `COPY` block is sorted.

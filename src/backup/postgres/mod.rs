@@ -8,6 +8,7 @@ mod catalog;
 mod copy;
 pub mod large_objects;
 mod pieces;
+pub mod roles;
 mod sequences;
 
 use crate::adapters::postgres::dump::{Inside, PgDump, Section};
@@ -108,7 +109,7 @@ async fn take_all(
     add_text(
         writer,
         "postgres/roles.sql",
-        catalog::roles_sql(&catalog.roles),
+        roles::sql(&catalog.roles),
         Effort::None,
     )
     .await?;

@@ -15,7 +15,7 @@ pub use selection::Selection;
 
 use crate::adapters::postgres::{Address, Session, admin, quote_identifier, server_message};
 use crate::archive::{Archive, PostgresSource};
-use crate::backup::postgres::SESSION_SETTINGS;
+use crate::backup::postgres::{SESSION_SETTINGS, roles};
 use crate::error::{Error, Result};
 use crate::event::Events;
 use crate::interrupt::Interrupt;
@@ -91,7 +91,7 @@ pub async fn restore_selected(
     let work = async {
         interrupt.check()?;
         // Not left halfway: the server would go on creating a database that nobody waits for.
-        create(archive, source, address, database).await?;
+        create(source, address, database).await?;
         let filled = fill(archive, source, &beside, selection, options, events);
         interrupt.guard(filled).await
     };
@@ -108,12 +108,7 @@ pub async fn restore_selected(
 }
 
 /// Creates roles and the empty database.
-async fn create(
-    archive: &Archive,
-    source: &PostgresSource,
-    address: &Address,
-    database: &str,
-) -> Result<()> {
+async fn create(source: &PostgresSource, address: &Address, database: &str) -> Result<()> {
     let session = admin::maintenance(address, &[]).await?;
     let major = session.major_version().await?;
     if major < source.server_major {
@@ -126,12 +121,11 @@ async fn create(
             source.server_major
         )));
     }
-    for statement in script::statements(&archive.read_text("postgres/roles.sql")?) {
-        session
-            .batch_execute(statement)
-            .await
-            .map_err(|e| failed("creating the roles", &e))?;
-    }
+    // From the manifest, so that an older archive's roles come in the right order too.
+    session
+        .batch_execute(&roles::sql(&source.roles))
+        .await
+        .map_err(|e| no_roles(&e))?;
     let sql = format!(
         "CREATE DATABASE {} TEMPLATE template0 ENCODING {} LC_COLLATE {} LC_CTYPE {} OWNER {}",
         quote_identifier(database),
@@ -152,6 +146,21 @@ async fn create(
             .map_err(|e| failed("setting up the database", &e))?;
     }
     Ok(())
+}
+
+/// None of the roles was created; says by which statement that failed.
+fn no_roles(error: &tokio_postgres::Error) -> Error {
+    let context = error.as_db_error().and_then(|e| e.where_());
+    let statement = context.and_then(|text| text.lines().next());
+    let at = statement.map_or_else(String::new, |text| format!(" in {text}"));
+    let what = format!(
+        "creating the roles failed: {}{at}; none was created",
+        server_message(error)
+    );
+    Error::missing(what).hint(
+        "Restore as a superuser; or create the roles of the archive's postgres/roles.sql first: roles that are there \
+         are left as they are.",
+    )
 }
 
 fn quoted(text: &str) -> String {
