@@ -13,7 +13,7 @@ mod logical;
 mod support;
 
 use k1ops::archive::Manifest;
-use logical::{Beside, pg_dump, restore, take};
+use logical::{Beside, pg_dump, restore, take, take_as};
 use support::{ScratchDatabase, on_server, postgres_url, scratch_database};
 
 /// Roles of this process, dropped together with this value; declare it before the databases that
@@ -195,4 +195,52 @@ async fn who_may_not_make_the_roles_is_told_so_and_makes_none_of_them() {
     let hint = error.hint_text().unwrap_or_default();
     assert!(hint.contains("superuser"), "{hint}");
     assert_eq!(roles.known(""), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_sorts_as_it_did() {
+    let live = scratch_database();
+    let german = Beside::of(&live, "icu");
+    on_server(&format!(
+        "CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C.UTF-8'
+         LOCALE_PROVIDER icu ICU_LOCALE 'de-AT-u-co-phonebk'",
+        german.name()
+    ));
+    german
+        .0
+        .run("CREATE TABLE word AS SELECT unnest(ARRAY['Ofen', 'Öfen', 'Oger', 'ofen']) AS w");
+    let folder = tempfile::tempdir().unwrap();
+    let beside = Beside::of(&live, "restored");
+    for (number, database) in [&german.0, &live].into_iter().enumerate() {
+        let place = folder.path().join(format!("{number}.tar"));
+        take(&database.address(), &place).await;
+        restore(&place, &live.address(), beside.name())
+            .await
+            .unwrap();
+        assert_eq!(pg_dump(&beside.address()), pg_dump(&database.address()));
+        if number == 0 {
+            let sorted = "SELECT w FROM word ORDER BY w";
+            assert_eq!(beside.0.column(sorted), german.0.column(sorted));
+        }
+        drop_database(&beside.0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_locale_that_the_server_lacks_is_named() {
+    let live = scratch_database();
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("a.tar");
+    take_as(&live.address(), &place, |source| {
+        source.collate = "xx_XX.UTF-8".into();
+    })
+    .await;
+    let beside = Beside::of(&live, "restored");
+    let error = restore(&place, &live.address(), beside.name())
+        .await
+        .unwrap_err();
+    let hint = error.hint_text().unwrap_or_default();
+    assert!(hint.contains("\"xx_XX.UTF-8\" for LC_COLLATE"), "{hint}");
+    assert!(hint.contains("locale-gen"), "{hint}");
+    assert!(!hint.contains("CREATEDB"), "{hint}");
 }

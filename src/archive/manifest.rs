@@ -112,6 +112,9 @@ pub struct PostgresSource {
     pub collate: String,
     /// `LC_CTYPE`.
     pub ctype: String,
+    /// Where the sort order comes from; older archives do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locale: Option<LocaleProvider>,
     /// `ALTER DATABASE ... SET`, `GRANT ... ON DATABASE` and `COMMENT ON DATABASE`, with the name
     /// written as `:database:`.
     pub database_sql: Vec<String>,
@@ -128,6 +131,19 @@ pub struct PostgresSource {
     /// Of a server that was a standby: what it had of its primary.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub standby: Option<FromStandby>,
+}
+
+/// Where a database has its sort order from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocaleProvider {
+    /// `libc`, whose locales are `LC_COLLATE` and `LC_CTYPE`, `icu` or `builtin`.
+    pub provider: String,
+    /// The provider's own locale.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locale: Option<String>,
+    /// More rules for ICU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rules: Option<String>,
 }
 
 /// What a standby had of its primary when a backup read it.

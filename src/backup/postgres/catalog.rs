@@ -1,8 +1,9 @@
-//! What a database holds: facts, tables with their sizes, large objects, and what a logical
+//! What a database holds: tables with their sizes, large objects, and what a logical
 //! backup leaves out.
 
 use super::failed;
 use super::pieces::Piece;
+use super::properties::{self, Facts};
 use super::roles;
 use crate::adapters::postgres::{Session, quote_identifier};
 use crate::archive::{LeftOut, Role};
@@ -16,18 +17,6 @@ pub(super) struct Catalog {
     pub(super) tables: Vec<Table>,
     pub(super) large_objects: Vec<u32>,
     pub(super) left_out: Vec<LeftOut>,
-}
-
-/// The database itself.
-#[derive(Debug)]
-pub(super) struct Facts {
-    pub(super) server_version: String,
-    pub(super) lsn: String,
-    pub(super) owner: String,
-    pub(super) encoding: String,
-    pub(super) collate: String,
-    pub(super) ctype: String,
-    pub(super) database_sql: Vec<String>,
 }
 
 /// A table whose rows are copied.
@@ -90,7 +79,7 @@ pub(super) async fn read(session: &Session, major: u32) -> Result<Catalog> {
     let mut left_out = read_left_out(session).await?;
     left_out.extend(roles::read_left_out(session).await?);
     Ok(Catalog {
-        facts: read_facts(session).await?,
+        facts: properties::read(session, major).await?,
         roles: roles::read(session, major).await?,
         tables: read_tables(session, major).await?,
         large_objects: read_large_objects(session).await?,
@@ -132,68 +121,6 @@ pub(super) async fn columns(session: &Session, tables: &[Table]) -> Result<Strin
         .await
         .map_err(|e| failed("reading the columns", &e))?;
     Ok(row.get(0))
-}
-
-async fn read_facts(session: &Session) -> Result<Facts> {
-    let doing = "reading the database's settings";
-    let row = session
-        .query_one(
-            "SELECT current_setting('server_version'),
-                    CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()::text
-                         ELSE pg_current_wal_lsn()::text END,
-                    pg_get_userbyid(datdba)::text, pg_encoding_to_char(encoding)::text,
-                    datcollate::text, datctype::text
-             FROM pg_catalog.pg_database WHERE datname = current_database()",
-            &[],
-        )
-        .await
-        .map_err(|e| failed(doing, &e))?;
-    let version: String = row.get(0);
-    Ok(Facts {
-        server_version: version.split(' ').next().unwrap_or_default().to_owned(),
-        lsn: row.get::<_, Option<String>>(1).unwrap_or_default(),
-        owner: row.get(2),
-        encoding: row.get(3),
-        collate: row.get(4),
-        ctype: row.get(5),
-        database_sql: read_database_sql(session).await?,
-    })
-}
-
-/// Settings, grants and comment of the database itself, which no section of `pg_dump` has.
-async fn read_database_sql(session: &Session) -> Result<Vec<String>> {
-    let sql = format!(
-        "SELECT CASE WHEN r.rolname IS NULL THEN 'ALTER DATABASE :database:'
-                ELSE format('ALTER ROLE %I IN DATABASE :database:', r.rolname) END
-                || format(' SET %I TO ', split_part(c, '=', 1)) || {}
-         FROM pg_catalog.pg_db_role_setting s
-         JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase
-         LEFT JOIN pg_catalog.pg_roles r ON r.oid = s.setrole
-         CROSS JOIN unnest(s.setconfig) c
-         WHERE d.datname = current_database()
-         UNION ALL
-         SELECT 'REVOKE ALL ON DATABASE :database: FROM PUBLIC'
-         FROM pg_catalog.pg_database d
-         WHERE d.datname = current_database() AND d.datacl IS NOT NULL
-         UNION ALL
-         SELECT format('GRANT %s ON DATABASE :database: TO %s%s', a.privilege_type,
-                CASE a.grantee WHEN 0 THEN 'PUBLIC'
-                     ELSE quote_ident(pg_get_userbyid(a.grantee)) END,
-                CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
-         FROM pg_catalog.pg_database d CROSS JOIN aclexplode(d.datacl) a
-         WHERE d.datname = current_database()
-         UNION ALL
-         SELECT 'COMMENT ON DATABASE :database: IS ' || quote_literal(t)
-         FROM pg_catalog.pg_database d
-         CROSS JOIN shobj_description(d.oid, 'pg_database') t
-         WHERE d.datname = current_database() AND t IS NOT NULL",
-        roles::setting_value("c")
-    );
-    let rows = session
-        .query(&sql, &[])
-        .await
-        .map_err(|e| failed("reading the database's grants", &e))?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 async fn read_tables(session: &Session, major: u32) -> Result<Vec<Table>> {

@@ -8,6 +8,7 @@ mod catalog;
 mod copy;
 pub mod large_objects;
 mod pieces;
+pub mod properties;
 pub mod roles;
 mod sequences;
 
@@ -162,6 +163,7 @@ async fn take_all(
             encoding: facts.encoding,
             collate: facts.collate,
             ctype: facts.ctype,
+            locale: facts.locale,
             database_sql: facts.database_sql,
             roles: catalog.roles,
             tables,

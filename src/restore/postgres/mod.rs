@@ -15,7 +15,7 @@ pub use selection::Selection;
 
 use crate::adapters::postgres::{Address, Session, admin, quote_identifier, server_message};
 use crate::archive::{Archive, PostgresSource};
-use crate::backup::postgres::{SESSION_SETTINGS, roles};
+use crate::backup::postgres::{SESSION_SETTINGS, properties, roles};
 use crate::error::{Error, Result};
 use crate::event::Events;
 use crate::interrupt::Interrupt;
@@ -23,6 +23,7 @@ use crew::Tasks;
 use load::Loader;
 use post_data::Plan;
 use std::collections::VecDeque;
+use tokio_postgres::error::SqlState;
 
 /// How to restore.
 #[derive(Debug, Clone, Copy)]
@@ -126,18 +127,11 @@ async fn create(source: &PostgresSource, address: &Address, database: &str) -> R
         .batch_execute(&roles::sql(&source.roles))
         .await
         .map_err(|e| no_roles(&e))?;
-    let sql = format!(
-        "CREATE DATABASE {} TEMPLATE template0 ENCODING {} LC_COLLATE {} LC_CTYPE {} OWNER {}",
-        quote_identifier(database),
-        quoted(&source.encoding),
-        quoted(&source.collate),
-        quoted(&source.ctype),
-        quote_identifier(&source.owner),
-    );
-    session.batch_execute(&sql).await.map_err(|e| {
-        failed(&format!("creating database {database:?}"), &e)
-            .hint("The role needs CREATEDB, and must be the owner, a member of it, or a superuser.")
-    })?;
+    let sql = properties::create(source, &quote_identifier(database), major);
+    session
+        .batch_execute(&sql)
+        .await
+        .map_err(|e| not_created(source, database, &e))?;
     for statement in &source.database_sql {
         let sql = statement.replacen(":database:", &quote_identifier(database), 1);
         session
@@ -163,8 +157,51 @@ fn no_roles(error: &tokio_postgres::Error) -> Error {
     )
 }
 
-fn quoted(text: &str) -> String {
-    crate::adapters::postgres::quote_literal(text)
+/// Why the empty database could not be created, and what helps.
+fn not_created(source: &PostgresSource, database: &str, error: &tokio_postgres::Error) -> Error {
+    let failure = failed(&format!("creating database {database:?}"), error);
+    match error.code() {
+        Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => failure.hint(
+            "The role needs CREATEDB, and must be the owner, a member of it, or a superuser.",
+        ),
+        // What the server says of a locale that it does not have, or that does not go with the encoding.
+        Some(code)
+            if [
+                SqlState::WRONG_OBJECT_TYPE,
+                SqlState::INVALID_PARAMETER_VALUE,
+                SqlState::FEATURE_NOT_SUPPORTED,
+            ]
+            .contains(code) =>
+        {
+            failure.hint(format!(
+                "The database needs {}. Add what is missing to the host or the image that the server runs on (on \
+                 Debian: locale-gen; for ICU: a PostgreSQL that is built with it), start the server anew, and restore \
+                 again.",
+                locale_in_words(source)
+            ))
+        }
+        _ => failure.hint("Mend what the server says, and restore again."),
+    }
+}
+
+fn locale_in_words(source: &PostgresSource) -> String {
+    let PostgresSource {
+        encoding,
+        collate,
+        ctype,
+        ..
+    } = source;
+    let mut text = format!(
+        "encoding {encoding}, the locale {collate:?} for LC_COLLATE and {ctype:?} for LC_CTYPE"
+    );
+    if let Some((provider, locale)) = source
+        .locale
+        .as_ref()
+        .and_then(|from| Some((&from.provider, from.locale.as_ref()?)))
+    {
+        text.push_str(&format!(", and {locale:?} of {provider}"));
+    }
+    text
 }
 
 /// Schema, rows, what follows the rows, and the comparison.
