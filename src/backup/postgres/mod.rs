@@ -146,31 +146,42 @@ async fn take_all(
         Effort::Usual,
     )
     .await?;
+    let facts = catalog.facts;
+    let source = PostgresSource {
+        database: address.database().to_owned(),
+        server_version: facts.server_version,
+        server_major: major,
+        lsn: facts.lsn,
+        owner: facts.owner,
+        encoding: facts.encoding,
+        collate: facts.collate,
+        ctype: facts.ctype,
+        locale: facts.locale,
+        database_sql: facts.database_sql,
+        roles: catalog.roles,
+        tables,
+        sequences: sequences.count,
+        large_objects,
+        standby: None,
+    };
+    add_text(
+        writer,
+        "postgres/database.sql",
+        properties::script(&source),
+        Effort::None,
+    )
+    .await?;
     leader
         .batch_execute("COMMIT")
         .await
         .map_err(|e| failed("ending the snapshot", &e))?;
-    let rows: u64 = tables.iter().map(|t| t.digest.rows).sum();
-    events.finished(step, format!("{rows} rows in {} tables", tables.len()));
-    let facts = catalog.facts;
+    let rows: u64 = source.tables.iter().map(|t| t.digest.rows).sum();
+    events.finished(
+        step,
+        format!("{rows} rows in {} tables", source.tables.len()),
+    );
     Ok(Taken {
-        source: PostgresSource {
-            database: address.database().to_owned(),
-            server_version: facts.server_version,
-            server_major: major,
-            lsn: facts.lsn,
-            owner: facts.owner,
-            encoding: facts.encoding,
-            collate: facts.collate,
-            ctype: facts.ctype,
-            locale: facts.locale,
-            database_sql: facts.database_sql,
-            roles: catalog.roles,
-            tables,
-            sequences: sequences.count,
-            large_objects,
-            standby: None,
-        },
+        source,
         left_out: catalog.left_out,
     })
 }

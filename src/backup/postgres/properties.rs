@@ -107,6 +107,18 @@ fn provider_name(letter: &str) -> Result<&'static str> {
     }
 }
 
+/// For people without this tool: the script that creates an empty database like `source`, and sets it
+/// up; `psql` puts in the name that its variable `database` has.
+pub(super) fn script(source: &PostgresSource) -> String {
+    let name = ":\"database\"";
+    let mut script = create(source, name, source.server_major) + ";\n";
+    for statement in &source.database_sql {
+        script.push_str(&statement.replacen(":database:", name, 1));
+        script.push_str(";\n");
+    }
+    script
+}
+
 /// The statement that creates an empty database like `source` on a server of version `major`; `name`
 /// is SQL already.
 #[must_use]
