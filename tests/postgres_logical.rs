@@ -15,7 +15,7 @@ use k1ops::adapters::postgres::{Session, admin};
 use k1ops::archive::Manifest;
 use k1ops::error::ErrorKind;
 use k1ops::interrupt::Interrupt;
-use logical::{Beside, pg_dump, restore, take};
+use logical::{Beside, assert_same_text, pg_dump, restore, take};
 use std::collections::BTreeSet;
 use std::path::Path;
 use support::{ScratchDatabase, scratch_database};
@@ -35,14 +35,6 @@ impl Drop for Role {
     fn drop(&mut self) {
         support::on_server(&format!("DROP ROLE IF EXISTS {}", self.0));
     }
-}
-
-/// Fails with the first lines that differ.
-fn assert_same_text(before: &str, after: &str) {
-    for (number, (a, b)) in before.lines().zip(after.lines()).enumerate() {
-        assert_eq!(a, b, "line {number}");
-    }
-    assert_eq!(before.lines().count(), after.lines().count());
 }
 
 /// Rows of a table may come back in another order: each `COPY` block is sorted.

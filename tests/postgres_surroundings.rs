@@ -13,7 +13,7 @@ mod logical;
 mod support;
 
 use k1ops::archive::Manifest;
-use logical::{Beside, pg_dump, restore, take, take_as};
+use logical::{Beside, assert_same_text, pg_dump, restore, take, take_as};
 use support::{ScratchDatabase, on_server, postgres_url, scratch_database};
 
 /// Roles of this process, dropped together with this value; declare it before the databases that
@@ -116,7 +116,7 @@ async fn roles_that_a_server_lacks_come_back_with_their_groups_and_settings() {
     let beside = Beside::of(&live, "restored");
     restore(&place, &address, beside.name()).await.unwrap();
     assert_eq!(roles.known(superuser), before);
-    assert_eq!(pg_dump(&beside.address()), dump);
+    assert_same_text(&dump, &pg_dump(&beside.address()));
     assert!(
         !roles.known("").join(" ").contains(superuser),
         "nobody becomes a superuser by a restore"
@@ -217,7 +217,7 @@ async fn a_database_sorts_as_it_did() {
         restore(&place, &live.address(), beside.name())
             .await
             .unwrap();
-        assert_eq!(pg_dump(&beside.address()), pg_dump(&database.address()));
+        assert_same_text(&pg_dump(&database.address()), &pg_dump(&beside.address()));
         if number == 0 {
             let sorted = "SELECT w FROM word ORDER BY w";
             assert_eq!(beside.0.column(sorted), german.0.column(sorted));
@@ -243,4 +243,48 @@ async fn a_locale_that_the_server_lacks_is_named() {
     assert!(hint.contains("\"xx_XX.UTF-8\" for LC_COLLATE"), "{hint}");
     assert!(hint.contains("locale-gen"), "{hint}");
     assert!(!hint.contains("CREATEDB"), "{hint}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_of_the_database_do_not_govern_backup_and_restore() {
+    let live = scratch_database();
+    let name = &live.name;
+    live.run(
+        "CREATE TABLE t(a text[], every interval, path text DEFAULT 'a\\b', CHECK (path <> 'c\\'));
+         INSERT INTO t VALUES (ARRAY['NULL', NULL, 'x'], '-1 day +02:03:04', 'd\\');
+         CREATE MATERIALIZED VIEW seen AS SELECT current_setting('k1.word', true) AS word;
+         SELECT lo_from_bytea(0, 'large')",
+    );
+    let settings = [
+        "default_transaction_read_only = on",
+        "default_transaction_isolation = serializable",
+        "session_replication_role = replica",
+        "standard_conforming_strings = off",
+        "array_nulls = off",
+        "row_security = off",
+        "statement_timeout = '9s'",
+        "lock_timeout = '9s'",
+        "idle_session_timeout = '9s'",
+        "k1.word = 'it'",
+    ];
+    for setting in settings {
+        on_server(&format!("ALTER DATABASE {name} SET {setting}"));
+    }
+    on_server(&format!(
+        "ALTER ROLE postgres IN DATABASE {name} SET default_transaction_read_only = on"
+    ));
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("a.tar");
+    take(&live.address(), &place).await;
+    let dump = pg_dump(&live.address());
+    let beside = Beside::of(&live, "restored");
+    restore(&place, &live.address(), beside.name())
+        .await
+        .unwrap();
+    assert_same_text(&dump, &pg_dump(&beside.address()));
+    let seen = "SELECT word FROM seen";
+    assert_eq!(beside.0.column(seen), ["it"], "settings are there in time");
+    let of_role = "SELECT setconfig FROM pg_db_role_setting WHERE setrole = 10 AND setdatabase =
+        (SELECT oid FROM pg_database WHERE datname = current_database())";
+    assert_eq!(beside.0.column(of_role), live.column(of_role));
 }

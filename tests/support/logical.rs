@@ -115,3 +115,12 @@ pub fn pg_dump(address: &Address) -> String {
         .collect::<Vec<_>>()
         .join("\n")
 }
+
+/// Fails with the first lines that differ.
+#[track_caller]
+pub fn assert_same_text(before: &str, after: &str) {
+    for (number, (a, b)) in before.lines().zip(after.lines()).enumerate() {
+        assert_eq!(a, b, "line {number}");
+    }
+    assert_eq!(before.lines().count(), after.lines().count());
+}

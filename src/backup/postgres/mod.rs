@@ -44,10 +44,21 @@ pub struct Taken {
 }
 
 /// What every session of a backup sets, so that values have the same text here and at the restore,
-/// and nothing but the user ends a long copy.
+/// and nothing but the user ends a long copy: what the database or the role is set to does not govern
+/// it. Some settings are not known to every version of the server, and one is a superuser's.
 pub const SESSION_SETTINGS: &str = "
+    SET default_transaction_read_only = off;
+    SET default_transaction_isolation = 'read committed';
+    SET default_transaction_deferrable = off;
     SET statement_timeout = 0;
     SET idle_in_transaction_session_timeout = 0;
+    SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings
+    WHERE name IN ('idle_session_timeout', 'transaction_timeout');
+    SELECT pg_catalog.set_config(name, 'origin', false) FROM pg_catalog.pg_settings
+    WHERE name = 'session_replication_role' AND setting <> 'origin'
+      AND pg_catalog.current_setting('is_superuser') = 'on';
+    SET standard_conforming_strings = on;
+    SET array_nulls = on;
     SET lock_timeout = '60s';
     SET search_path = '';
     SET TimeZone = 'UTC';
@@ -202,6 +213,7 @@ async fn hold_still(
     events: &Events,
 ) -> Result<Still> {
     let fresh = Session::open(address).await?;
+    settle(&fresh).await?;
     for attempt in 1..=SNAPSHOTS {
         begin(leader, None).await?;
         let snapshot = export_snapshot(leader).await?;
@@ -234,13 +246,20 @@ async fn begin(session: &Session, snapshot: Option<&str>) -> Result<()> {
     let adopt = snapshot.map_or_else(String::new, |id| {
         format!("SET TRANSACTION SNAPSHOT '{id}';")
     });
-    let sql = format!(
-        "{SESSION_SETTINGS} BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; {adopt}"
-    );
+    settle(session).await?;
+    let sql = format!("BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; {adopt}");
     session
         .batch_execute(&sql)
         .await
         .map_err(|e| failed("beginning the snapshot", &e))
+}
+
+/// Has the session set what every session of a backup sets.
+async fn settle(session: &Session) -> Result<()> {
+    session
+        .batch_execute(SESSION_SETTINGS)
+        .await
+        .map_err(|e| failed("preparing a connection", &e))
 }
 
 async fn export_snapshot(leader: &Session) -> Result<String> {

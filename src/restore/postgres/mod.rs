@@ -218,6 +218,10 @@ async fn fill(
     events.started(&step);
     let leader = open(beside).await?;
     let pre_data = archive.read_text("postgres/schema-pre-data.sql")?;
+    leader
+        .batch_execute(script::strings_of(&pre_data))
+        .await
+        .map_err(|e| failed("preparing a connection", &e))?;
     execute_script(
         &leader,
         "restoring the schema",
@@ -271,6 +275,11 @@ async fn beside_the_tables(
     if !whole {
         return Ok(());
     }
+    // These are our own words, and may be read in another way than pg_dump's.
+    leader
+        .batch_execute(SESSION_SETTINGS)
+        .await
+        .map_err(|e| failed("preparing a connection", &e))?;
     for member in archive.manifest().members_in("postgres/large-objects") {
         load::large_objects(archive, member, leader).await?;
     }
