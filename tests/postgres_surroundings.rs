@@ -288,3 +288,72 @@ async fn settings_of_the_database_do_not_govern_backup_and_restore() {
         (SELECT oid FROM pg_database WHERE datname = current_database())";
     assert_eq!(beside.0.column(of_role), live.column(of_role));
 }
+
+/// A tablespace, dropped together with this value; declare it before the databases that use it.
+struct Tablespace(String);
+
+impl Tablespace {
+    fn create() -> Self {
+        let name = format!("k1ops space {}", std::process::id());
+        // The server's own folder, wherever it is; not in one transaction with the setting.
+        let server = support::address(&postgres_url());
+        let sql = format!("CREATE TABLESPACE \"{name}\" LOCATION ''");
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            runtime.block_on(async {
+                let session = k1ops::adapters::postgres::Session::open(&server)
+                    .await
+                    .unwrap();
+                let allow = "SET allow_in_place_tablespaces = on";
+                session.batch_execute(allow).await.unwrap();
+                session.batch_execute(&sql).await.unwrap();
+            });
+        })
+        .join()
+        .unwrap();
+        Self(name)
+    }
+
+    fn drop_it(&self) {
+        on_server(&format!("DROP TABLESPACE IF EXISTS \"{}\"", self.0));
+    }
+}
+
+impl Drop for Tablespace {
+    fn drop(&mut self) {
+        self.drop_it();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tablespace_is_used_where_there_is_one() {
+    let tablespace = Tablespace::create();
+    let live = scratch_database();
+    let space = &tablespace.0;
+    live.run(&format!(
+        "CREATE TABLE plain(i int); CREATE TABLE t(i int PRIMARY KEY, j int) TABLESPACE \"{space}\";
+         CREATE INDEX t_j ON t(j) TABLESPACE \"{space}\"; INSERT INTO t VALUES (1, 2);
+         CREATE FUNCTION f() RETURNS text LANGUAGE sql AS $$
+SELECT '
+SET default_tablespace = \"{space}\";
+' $$"
+    ));
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("a.tar");
+    let manifest = take(&live.address(), &place).await;
+    assert!(says_left_out(&manifest, &["tablespace", space]));
+    let dump = pg_dump(&live.address());
+    let beside = Beside::of(&live, "restored");
+    let address = live.address();
+    restore(&place, &address, beside.name()).await.unwrap();
+    assert_same_text(&dump, &pg_dump(&beside.address()));
+
+    drop_database(&beside.0);
+    drop_database(&live);
+    tablespace.drop_it();
+    restore(&place, &address, beside.name()).await.unwrap();
+    assert_eq!(beside.0.column("SELECT j FROM t"), ["2"]);
+    let spaces = "SELECT DISTINCT reltablespace FROM pg_class WHERE oid >= 16384";
+    assert_eq!(beside.0.column(spaces), ["0"]);
+    assert!(beside.0.column("SELECT f()")[0].contains(space));
+}

@@ -81,6 +81,7 @@ new database. postgres/database.sql creates it with its encoding, locale, owner,
 postgres/load.tsv lists every part of every table with the COPY command that loads it. Roles that
 are there already are left as they are; passwords of roles are not in a backup. The two exports have
 the rows read as they were written, whatever the server, the database or your terminal are set to.
+Create the tablespaces that SET default_tablespace names in the schema beforehand, if there are any.
 
     TARGET=${{TARGET:-restored}}
     export PGCLIENTENCODING=UTF8

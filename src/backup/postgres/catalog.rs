@@ -209,6 +209,17 @@ async fn read_left_out(session: &Session) -> Result<Vec<LeftOut>> {
              FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
              WHERE c.relkind = 'r' AND c.relpersistence = 'u' AND pg_is_in_recovery()
              UNION ALL
+             SELECT format('tablespace %s itself', spcname),
+                    'it is a folder of the server; its tables are here'
+             FROM pg_catalog.pg_tablespace t
+             WHERE EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.reltablespace = t.oid
+                           AND NOT c.relisshared)
+             UNION ALL
+             SELECT format('database default tablespace %s', spcname),
+                    'a database is restored into the default one of the server'
+             FROM pg_catalog.pg_database d JOIN pg_catalog.pg_tablespace t ON t.oid = d.dattablespace
+             WHERE d.datname = current_database() AND t.spcname <> 'pg_default'
+             UNION ALL
              SELECT format('replication slot %s', slot_name), 'it belongs to the server'
              FROM pg_catalog.pg_replication_slots WHERE database = current_database()",
             &[],

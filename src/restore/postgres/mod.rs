@@ -10,6 +10,7 @@ mod post_data;
 mod script;
 mod selection;
 pub mod sql_file;
+mod tablespaces;
 
 pub use selection::Selection;
 
@@ -22,7 +23,7 @@ use crate::interrupt::Interrupt;
 use crew::Tasks;
 use load::Loader;
 use post_data::Plan;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use tokio_postgres::error::SqlState;
 
 /// How to restore.
@@ -218,6 +219,8 @@ async fn fill(
     events.started(&step);
     let leader = open(beside).await?;
     let pre_data = archive.read_text("postgres/schema-pre-data.sql")?;
+    let mut said = BTreeSet::new();
+    let pre_data = tablespaces::without_missing(&leader, &pre_data, &mut said, events).await?;
     leader
         .batch_execute(script::strings_of(&pre_data))
         .await
@@ -230,6 +233,7 @@ async fn fill(
     .await?;
 
     let post_data = archive.read_text("postgres/schema-post-data.sql")?;
+    let post_data = tablespaces::without_missing(&leader, &post_data, &mut said, events).await?;
     let mut post_data = script::without_psql_commands(&post_data).to_owned();
     if !selection.is_everything() {
         // Sequences may go with the tables that own them.
