@@ -51,6 +51,7 @@ fn table(parts: u32, digest: RowDigest) -> Source {
         encoding: "UTF8".into(),
         collate: "C".into(),
         ctype: "C".into(),
+        locale: None,
         database_sql: vec![],
         roles: vec![],
         tables: vec![PostgresTable {

@@ -7,38 +7,20 @@
     reason = "a test may stop at the first surprise"
 )]
 
+#[path = "support/logical.rs"]
+mod logical;
 mod support;
 
-use k1ops::adapters::postgres::{Address, Session, admin};
-use k1ops::archive::{Archive, CodecSettings, FORMAT, Header, Manifest, Source, Writer};
-use k1ops::backup::postgres as backup;
-use k1ops::config::Compression;
+use k1ops::adapters::postgres::{Session, admin};
+use k1ops::archive::{Archive, Manifest};
 use k1ops::error::ErrorKind;
 use k1ops::event::Events;
 use k1ops::interrupt::Interrupt;
-use k1ops::restore::postgres as restore;
+use k1ops::restore::postgres as restoring;
+use logical::{Beside, assert_same_text, pg_dump, restore, take, take_with};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use support::{ScratchDatabase, scratch_database};
-
-/// A database that a restore makes, dropped together with this value.
-struct Beside(ScratchDatabase);
-
-impl Beside {
-    fn of(live: &ScratchDatabase, suffix: &str) -> Self {
-        let name = format!("{}_{suffix}", live.name);
-        let url = live.url.replace(&live.name, &name);
-        Self(ScratchDatabase { name, url })
-    }
-
-    fn name(&self) -> &str {
-        &self.0.name
-    }
-
-    fn address(&self) -> Address {
-        self.0.address()
-    }
-}
 
 /// A role, dropped together with this value; declare it before the databases that use it.
 struct Role(String);
@@ -55,79 +37,6 @@ impl Drop for Role {
     fn drop(&mut self) {
         support::on_server(&format!("DROP ROLE IF EXISTS {}", self.0));
     }
-}
-
-/// Fails with the first lines that differ.
-fn assert_same_text(before: &str, after: &str) {
-    for (number, (a, b)) in before.lines().zip(after.lines()).enumerate() {
-        assert_eq!(a, b, "line {number}");
-    }
-    assert_eq!(before.lines().count(), after.lines().count());
-}
-
-async fn take(address: &Address, place: &Path) -> Manifest {
-    take_with(address, place, PathBuf::new()).await
-}
-
-async fn take_with(address: &Address, place: &Path, pg_dump: PathBuf) -> Manifest {
-    let header = Header {
-        format: FORMAT,
-        tool: "test".into(),
-        stack: "k1".into(),
-        started_at: chrono::Utc::now(),
-    };
-    let writer = Writer::create(place, header, CodecSettings::of(Compression::Zstd, 0), 2).unwrap();
-    let options = backup::Options {
-        jobs: 3,
-        pg_dump,
-        inside: None,
-    };
-    let (events, interrupt) = (Events::silent(), Interrupt::default());
-    let taken = backup::take(&writer, address, &options, &events, &interrupt)
-        .await
-        .unwrap();
-    let manifest = Manifest {
-        header: writer.header().clone(),
-        finished_at: chrono::Utc::now(),
-        tier: None,
-        conductor_version: "3.32.1".into(),
-        images: std::collections::BTreeMap::new(),
-        sources: vec![Source::Postgres(Box::new(taken.source))],
-        left_out: taken.left_out,
-        members: vec![],
-    };
-    writer.finish(manifest).await.unwrap()
-}
-
-async fn restore(
-    place: &Path,
-    address: &Address,
-    name: &str,
-) -> k1ops::error::Result<restore::Restored> {
-    let archive = Archive::open(place).unwrap();
-    let options = restore::Options { jobs: 3 };
-    let (events, interrupt) = (Events::silent(), Interrupt::default());
-    restore::restore_beside(&archive, address, name, &options, &events, &interrupt).await
-}
-
-fn pg_dump(address: &Address) -> String {
-    let output = std::process::Command::new("/usr/lib/postgresql/15/bin/pg_dump")
-        .args(["--no-password", "--create"])
-        .envs(address.libpq_environment())
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let text = String::from_utf8(output.stdout).unwrap();
-    let name = address.database();
-    text.replace(name, "DATABASE")
-        .lines()
-        .filter(|line| !line.starts_with("\\restrict") && !line.starts_with("\\unrestrict"))
-        .collect::<Vec<_>>()
-        .join("\n")
 }
 
 /// Rows of a table may come back in another order: each `COPY` block is sorted.
@@ -499,10 +408,10 @@ async fn rows_partitioned_by_the_hash_of_an_enum_come_back_wherever_they_belong_
     let archive = Archive::open(&place).unwrap();
     let source = archive.manifest().postgres().unwrap();
     let wanted = ["public.t1".to_owned()];
-    let selection = restore::Selection::of(&archive, source, &wanted).unwrap();
+    let selection = restoring::Selection::of(&archive, source, &wanted).unwrap();
     let (events, interrupt) = (Events::silent(), Interrupt::default());
-    let options = restore::Options { jobs: 3 };
-    restore::restore_selected(
+    let options = restoring::Options { jobs: 3 };
+    restoring::restore_selected(
         &archive,
         &live.address(),
         alone.name(),

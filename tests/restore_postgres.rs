@@ -7,6 +7,8 @@
     reason = "a test may stop at the first surprise"
 )]
 
+#[path = "support/logical.rs"]
+mod logical;
 mod support;
 
 use k1ops::restore::crash::{STEPS, VARIABLE};
@@ -22,7 +24,10 @@ struct Stack {
 
 impl Stack {
     fn new() -> Self {
-        let database = scratch_database();
+        Self::of(scratch_database())
+    }
+
+    fn of(database: ScratchDatabase) -> Self {
         database.run(
             "CREATE TABLE task(id bigserial PRIMARY KEY, body text NOT NULL);
              CREATE SCHEMA external;
@@ -177,21 +182,39 @@ fn a_restore_that_dies_anywhere_is_as_before_or_completed_by_the_next_run() {
     assert_eq!(deaths, 9);
 }
 
-#[test]
-fn restore_txt_gives_the_same_database_with_tar_zstd_and_psql_alone() {
-    let stack = Stack::new();
-    stack.database.run(
-        "CREATE TYPE e AS ENUM ('a', 'b', 'c', 'd', 'e', 'f', 'g', 'h');
-         CREATE TABLE hashed(x e) PARTITION BY HASH (x);
-         CREATE TABLE hashed_0 PARTITION OF hashed FOR VALUES WITH (modulus 2, remainder 0);
-         CREATE TABLE hashed_1 PARTITION OF hashed FOR VALUES WITH (modulus 2, remainder 1);
-         INSERT INTO hashed SELECT unnest(enum_range(NULL::e))",
-    );
-    let report = stack.done(&["backup", "--json"]);
+/// A database with properties of its own, and rows that another encoding garbles.
+fn properties(owner: &str) -> Stack {
+    let database = scratch_database();
+    let name = &database.name;
+    on_server(&format!("DROP DATABASE {name}"));
+    on_server(&format!(
+        "CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C'
+         LOCALE_PROVIDER icu ICU_LOCALE 'de-AT'"
+    ));
+    let stack = Stack::of(database);
+    let name = &stack.database.name;
+    stack.database.run(&format!(
+        "INSERT INTO task(body) VALUES ('zwölf €');
+         CREATE TABLE often(id int PRIMARY KEY, every interval);
+         INSERT INTO often VALUES (1, '-1 day +02:03:04');
+         ALTER DATABASE {name} OWNER TO {owner}; ALTER TABLE often OWNER TO {owner};
+         COMMENT ON DATABASE {name} IS 'it''s :mine';
+         REVOKE ALL ON DATABASE {name} FROM PUBLIC;
+         GRANT CONNECT ON DATABASE {name} TO {owner} WITH GRANT OPTION;
+         ALTER DATABASE {name} SET search_path = external, public;
+         ALTER DATABASE {name} SET intervalstyle = 'sql_standard';
+         ALTER DATABASE {name} SET default_transaction_read_only = on;
+         ALTER ROLE {owner} IN DATABASE {name} SET work_mem = '7MB'"
+    ));
+    stack
+}
+
+/// Runs what `RESTORE.txt` says, on a host whose default is another encoding.
+fn follow_restore_txt(stack: &Stack, archive: &str, target: &str) {
     let folder = tempfile::tempdir().unwrap();
     let status = Command::new("tar")
         .arg("xf")
-        .arg(PathBuf::from(report["archive"].as_str().unwrap()))
+        .arg(PathBuf::from(archive))
         .current_dir(folder.path())
         .status()
         .unwrap();
@@ -202,18 +225,70 @@ fn restore_txt_gives_the_same_database_with_tar_zstd_and_psql_alone() {
         .filter_map(|line| line.strip_prefix("    "))
         .flat_map(|line| [line, "\n"])
         .collect();
-    // Dropped with the stack, as its name says.
-    let target = format!("{}_k1ops_by_hand", stack.database.name);
     let output = Command::new("sh")
         .args(["-c", &script])
         .envs(stack.database.address().libpq_environment())
-        .env("TARGET", &target)
+        .env("TARGET", target)
+        .env("PGCLIENTENCODING", "LATIN1")
         .current_dir(folder.path())
         .output()
         .unwrap();
     assert!(output.status.success(), "{script}\n{output:?}");
-    let url = stack.database.url.replace(&stack.database.name, &target);
-    let by_hand = ScratchDatabase { name: target, url };
+}
+
+/// A role that is dropped after the stack that is declared after it.
+struct Owner(String);
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        on_server(&format!("DROP ROLE IF EXISTS {}", self.0));
+    }
+}
+
+#[test]
+fn restore_txt_gives_the_same_database_with_tar_zstd_and_psql_alone() {
+    let owner = Owner(format!("k1ops_by_hand_{}", std::process::id()));
+    on_server(&format!("CREATE ROLE {} NOLOGIN", owner.0));
+    let stack = properties(&owner.0);
+    let report = stack.done(&["backup", "--json"]);
+    // Dropped with the stack, as its name says.
+    let target = format!("{}_k1ops_by_hand", stack.database.name);
+    follow_restore_txt(&stack, report["archive"].as_str().unwrap(), &target);
+    let by_hand = stack.other(&target);
+    assert_eq!(sum(&by_hand), stack.sum());
+    let often = "SELECT extract(epoch FROM every) FROM often";
+    assert_eq!(by_hand.column(often), stack.database.column(often));
+    let dump = |database: &ScratchDatabase| {
+        let mut text = logical::pg_dump(&database.address());
+        // The rows may have another order.
+        text.retain(|c| c != '\r');
+        let (mut lines, mut in_rows) = (Vec::new(), false);
+        for line in text.lines() {
+            in_rows = (in_rows || line.starts_with("COPY ")) && line != "\\.";
+            lines.push(if in_rows { "" } else { line }.to_owned());
+        }
+        lines
+    };
+    assert_eq!(dump(&by_hand), dump(&stack.database));
+}
+
+#[test]
+fn restore_txt_brings_rows_to_the_partitions_that_their_hash_names() {
+    let stack = Stack::new();
+    stack.database.run(
+        "CREATE TYPE e AS ENUM ('a', 'b', 'c', 'd', 'e', 'f', 'g', 'h');
+         CREATE TABLE hashed(x e) PARTITION BY HASH (x);
+         CREATE TABLE hashed_0 PARTITION OF hashed FOR VALUES WITH (modulus 2, remainder 0);
+         CREATE TABLE hashed_1 PARTITION OF hashed FOR VALUES WITH (modulus 2, remainder 1);
+         INSERT INTO hashed SELECT unnest(enum_range(NULL::e))",
+    );
+    let report = stack.done(&["backup", "--json"]);
+    // Dropped with the stack, as its name says.
+    let target = format!("{}_k1ops_by_hand", stack.database.name);
+    follow_restore_txt(&stack, report["archive"].as_str().unwrap(), &target);
+    let by_hand = stack.other(&target);
+    let hashed = "SELECT count(*) FROM hashed";
+    assert_eq!(by_hand.column(hashed), stack.database.column(hashed));
     assert_eq!(sum(&by_hand), stack.sum());
 }
 

@@ -112,10 +112,14 @@ pub struct PostgresSource {
     pub collate: String,
     /// `LC_CTYPE`.
     pub ctype: String,
+    /// Where the sort order comes from; older archives do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locale: Option<LocaleProvider>,
     /// `ALTER DATABASE ... SET`, `GRANT ... ON DATABASE` and `COMMENT ON DATABASE`, with the name
     /// written as `:database:`.
     pub database_sql: Vec<String>,
-    /// Roles that own something or are granted something in the database.
+    /// Roles that own something, are granted something or have settings in the database, and the
+    /// groups that these are in.
     pub roles: Vec<Role>,
     /// Tables, in the order of their data's folders.
     pub tables: Vec<PostgresTable>,
@@ -127,6 +131,19 @@ pub struct PostgresSource {
     /// Of a server that was a standby: what it had of its primary.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub standby: Option<FromStandby>,
+}
+
+/// Where a database has its sort order from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocaleProvider {
+    /// `libc`, whose locales are `LC_COLLATE` and `LC_CTYPE`, `icu` or `builtin`.
+    pub provider: String,
+    /// The provider's own locale.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locale: Option<String>,
+    /// More rules for ICU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rules: Option<String>,
 }
 
 /// What a standby had of its primary when a backup read it.
@@ -166,8 +183,14 @@ pub struct Role {
     pub name: String,
     /// `CREATE ROLE`'s attributes, such as `NOSUPERUSER LOGIN`.
     pub attributes: String,
-    /// Roles of this list that it is a member of.
+    /// Roles of this list, and predefined ones, that it is a member of.
     pub member_of: Vec<String>,
+    /// By group, how it is a member, if not as usual: what follows `WITH`, such as `ADMIN OPTION`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub member_with: BTreeMap<String, String>,
+    /// `ALTER ROLE ... SET` and `COMMENT ON ROLE`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub setup: Vec<String>,
 }
 
 /// A table's columns as `COPY` takes them, quoted; empty where all are meant.

@@ -20,9 +20,9 @@ mod writer;
 
 pub use codec::{Codec, CodecSettings, Effort};
 pub use manifest::{
-    ColumnList, ConfigSource, FORMAT, FromStandby, Header, LargeObjects, LeftOut, Manifest, Member,
-    PhysicalArchive, PhysicalSource, PostgresSource, PostgresTable, Role, Source, SqliteSource,
-    SqliteTable, VolumeContent, VolumeSource,
+    ColumnList, ConfigSource, FORMAT, FromStandby, Header, LargeObjects, LeftOut, LocaleProvider,
+    Manifest, Member, PhysicalArchive, PhysicalSource, PostgresSource, PostgresTable, Role, Source,
+    SqliteSource, SqliteTable, VolumeContent, VolumeSource,
 };
 pub use parts::{PartsReader, part_path};
 pub use pgdata::{Entry, PgDataCheck, walk};

@@ -65,17 +65,29 @@ their place.
     )
 }
 
+/// What the rows were written with, and nothing of the database's own settings that would end a session
+/// or refuse what it writes.
+const OPTIONS: &str = "-c default_transaction_read_only=off -c statement_timeout=0 -c lock_timeout=0 \
+    -c idle_in_transaction_session_timeout=0 -c DateStyle=ISO,YMD -c IntervalStyle=postgres -c TimeZone=UTC \
+    -c array_nulls=on -c standard_conforming_strings=on -c row_security=off \
+    -c xmloption=content";
+
 fn postgres(unpack: &str, suffix: &str) -> String {
     format!(
         "
 The PostgreSQL database, into a new database. PGHOST, PGPORT, PGUSER and PGPASSWORD say on which
 server and as whom (a superuser, so that owners and extensions can be restored); TARGET names the
-new database. postgres/load.tsv lists every part of every table with the COPY command that loads
-it. Roles that are there already are left as they are; passwords of roles are not in a backup.
+new database. postgres/database.sql creates it with its encoding, locale, owner, settings and grants;
+postgres/load.tsv lists every part of every table with the COPY command that loads it. Roles that
+are there already are left as they are; passwords of roles are not in a backup. The two exports have
+the rows read as they were written, whatever the server, the database or your terminal are set to.
+Create the tablespaces that SET default_tablespace names in the schema beforehand, if there are any.
 
     TARGET=${{TARGET:-restored}}
-    createdb --template=template0 \"$TARGET\"
-    psql -X -q -v ON_ERROR_STOP=1 -d \"$TARGET\" -f postgres/roles.sql
+    export PGCLIENTENCODING=UTF8
+    export PGOPTIONS='{OPTIONS}'
+    psql -X -q -v ON_ERROR_STOP=1 -d postgres -f postgres/roles.sql
+    psql -X -q -v ON_ERROR_STOP=1 -v database=\"$TARGET\" -d postgres -f postgres/database.sql
     {unpack} postgres/schema-pre-data.sql{suffix} | psql -X -q -v ON_ERROR_STOP=1 -d \"$TARGET\"
     {unpack} postgres/load.tsv{suffix} | while IFS='\t' read -r part copy; do
       {unpack} \"$part\" | psql -X -q -v ON_ERROR_STOP=1 -d \"$TARGET\" -c \"$copy\"

@@ -22,6 +22,9 @@ pub struct SessionInfo {
     pub client: String,
 }
 
+/// What the role or the database that is worked from is set to does not govern this work.
+const SETTINGS: &str = "SET default_transaction_read_only = off; SET statement_timeout = 0";
+
 /// A connection to a database of the same server other than `not`, for commands that must not run
 /// in the database they act on.
 pub async fn maintenance(address: &Address, not: &[&str]) -> Result<Session> {
@@ -31,7 +34,13 @@ pub async fn maintenance(address: &Address, not: &[&str]) -> Result<Session> {
             continue;
         }
         match Session::open(&address.with_database(name)).await {
-            Ok(session) => return Ok(session),
+            Ok(session) => {
+                session
+                    .batch_execute(SETTINGS)
+                    .await
+                    .map_err(|e| explain("work from", name, &e))?;
+                return Ok(session);
+            }
             Err(error) => last = Some(error),
         }
     }

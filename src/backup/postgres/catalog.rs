@@ -1,9 +1,11 @@
-//! What a database holds: facts, roles, tables with their sizes, large objects, and what a logical
+//! What a database holds: tables with their sizes, large objects, and what a logical
 //! backup leaves out.
 
 use super::failed;
 use super::pieces::Piece;
-use crate::adapters::postgres::{Session, quote_identifier, quote_literal};
+use super::properties::{self, Facts};
+use super::roles;
+use crate::adapters::postgres::{Session, quote_identifier};
 use crate::archive::{LeftOut, Role};
 use crate::error::Result;
 
@@ -15,18 +17,6 @@ pub(super) struct Catalog {
     pub(super) tables: Vec<Table>,
     pub(super) large_objects: Vec<u32>,
     pub(super) left_out: Vec<LeftOut>,
-}
-
-/// The database itself.
-#[derive(Debug)]
-pub(super) struct Facts {
-    pub(super) server_version: String,
-    pub(super) lsn: String,
-    pub(super) owner: String,
-    pub(super) encoding: String,
-    pub(super) collate: String,
-    pub(super) ctype: String,
-    pub(super) database_sql: Vec<String>,
 }
 
 /// A table whose rows are copied.
@@ -86,12 +76,14 @@ impl Table {
 }
 
 pub(super) async fn read(session: &Session, major: u32) -> Result<Catalog> {
+    let mut left_out = read_left_out(session).await?;
+    left_out.extend(roles::read_left_out(session).await?);
     Ok(Catalog {
-        facts: read_facts(session).await?,
-        roles: read_roles(session).await?,
+        facts: properties::read(session, major).await?,
+        roles: roles::read(session, major).await?,
         tables: read_tables(session, major).await?,
         large_objects: read_large_objects(session).await?,
-        left_out: read_left_out(session).await?,
+        left_out,
     })
 }
 
@@ -129,134 +121,6 @@ pub(super) async fn columns(session: &Session, tables: &[Table]) -> Result<Strin
         .await
         .map_err(|e| failed("reading the columns", &e))?;
     Ok(row.get(0))
-}
-
-async fn read_facts(session: &Session) -> Result<Facts> {
-    let doing = "reading the database's settings";
-    let row = session
-        .query_one(
-            "SELECT current_setting('server_version'),
-                    CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()::text
-                         ELSE pg_current_wal_lsn()::text END,
-                    pg_get_userbyid(datdba)::text, pg_encoding_to_char(encoding)::text,
-                    datcollate::text, datctype::text
-             FROM pg_catalog.pg_database WHERE datname = current_database()",
-            &[],
-        )
-        .await
-        .map_err(|e| failed(doing, &e))?;
-    let version: String = row.get(0);
-    Ok(Facts {
-        server_version: version.split(' ').next().unwrap_or_default().to_owned(),
-        lsn: row.get::<_, Option<String>>(1).unwrap_or_default(),
-        owner: row.get(2),
-        encoding: row.get(3),
-        collate: row.get(4),
-        ctype: row.get(5),
-        database_sql: read_database_sql(session).await?,
-    })
-}
-
-/// Settings, grants and comment of the database itself, which no section of `pg_dump` has.
-async fn read_database_sql(session: &Session) -> Result<Vec<String>> {
-    let rows = session
-        .query(
-            "SELECT CASE WHEN r.rolname IS NULL THEN 'ALTER DATABASE :database:'
-                    ELSE format('ALTER ROLE %I IN DATABASE :database:', r.rolname) END
-                    || format(' SET %I TO ', split_part(c, '=', 1))
-                    || CASE WHEN split_part(c, '=', 1) IN ('search_path', 'temp_tablespaces',
-                            'local_preload_libraries', 'session_preload_libraries')
-                            AND substr(c, strpos(c, '=') + 1) <> ''
-                       THEN substr(c, strpos(c, '=') + 1)
-                       ELSE quote_literal(substr(c, strpos(c, '=') + 1)) END
-             FROM pg_catalog.pg_db_role_setting s
-             JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase
-             LEFT JOIN pg_catalog.pg_roles r ON r.oid = s.setrole
-             CROSS JOIN unnest(s.setconfig) c
-             WHERE d.datname = current_database()
-             UNION ALL
-             SELECT 'REVOKE ALL ON DATABASE :database: FROM PUBLIC'
-             FROM pg_catalog.pg_database d
-             WHERE d.datname = current_database() AND d.datacl IS NOT NULL
-             UNION ALL
-             SELECT format('GRANT %s ON DATABASE :database: TO %s%s', a.privilege_type,
-                    CASE a.grantee WHEN 0 THEN 'PUBLIC'
-                         ELSE quote_ident(pg_get_userbyid(a.grantee)) END,
-                    CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
-             FROM pg_catalog.pg_database d CROSS JOIN aclexplode(d.datacl) a
-             WHERE d.datname = current_database()
-             UNION ALL
-             SELECT 'COMMENT ON DATABASE :database: IS ' || quote_literal(t)
-             FROM pg_catalog.pg_database d
-             CROSS JOIN shobj_description(d.oid, 'pg_database') t
-             WHERE d.datname = current_database() AND t IS NOT NULL",
-            &[],
-        )
-        .await
-        .map_err(|e| failed("reading the database's grants", &e))?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
-}
-
-/// Roles that own something in the database or are named in a grant or a policy of it.
-async fn read_roles(session: &Session) -> Result<Vec<Role>> {
-    let rows = session
-        .query(
-            "WITH needed AS (
-                 SELECT r.* FROM pg_catalog.pg_roles r
-                 WHERE r.rolname !~ '^pg_' AND r.oid IN (
-                     SELECT s.refobjid FROM pg_catalog.pg_shdepend s
-                     JOIN pg_catalog.pg_database d ON d.datname = current_database()
-                     WHERE s.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass
-                       AND (s.dbid = d.oid
-                            OR s.classid = 'pg_catalog.pg_database'::pg_catalog.regclass
-                               AND s.objid = d.oid)
-                     UNION SELECT datdba FROM pg_catalog.pg_database
-                     WHERE datname = current_database()))
-             SELECT n.rolname::text,
-                    concat_ws(' ', CASE WHEN n.rolcanlogin THEN 'LOGIN' ELSE 'NOLOGIN' END,
-                        CASE WHEN n.rolinherit THEN 'INHERIT' ELSE 'NOINHERIT' END,
-                        CASE WHEN n.rolcreatedb THEN 'CREATEDB' END,
-                        CASE WHEN n.rolcreaterole THEN 'CREATEROLE' END,
-                        CASE WHEN n.rolbypassrls THEN 'BYPASSRLS' END,
-                        CASE WHEN n.rolconnlimit >= 0
-                             THEN 'CONNECTION LIMIT ' || n.rolconnlimit END),
-                    ARRAY(SELECT g.rolname::text FROM pg_catalog.pg_auth_members m
-                          JOIN needed g ON g.oid = m.roleid WHERE m.member = n.oid
-                          ORDER BY 1)
-             FROM needed n ORDER BY 1",
-            &[],
-        )
-        .await
-        .map_err(|e| failed("reading the roles", &e))?;
-    Ok(rows
-        .iter()
-        .map(|row| Role {
-            name: row.get(0),
-            attributes: row.get(1),
-            member_of: row.get(2),
-        })
-        .collect())
-}
-
-/// Statements that create the roles that are not there. Roles that are there are not touched, and
-/// nobody becomes a superuser by a restore.
-pub(super) fn roles_sql(roles: &[Role]) -> String {
-    roles.iter().map(|role| role_sql(role) + ";\n").collect()
-}
-
-/// Creates the role and its memberships, if there is none of its name.
-fn role_sql(role: &Role) -> String {
-    let name = quote_identifier(&role.name);
-    let mut create = format!("CREATE ROLE {name} {};", role.attributes);
-    for group in &role.member_of {
-        create.push_str(&format!(" GRANT {} TO {name};", quote_identifier(group)));
-    }
-    let literal = quote_literal(&role.name);
-    let body = format!(
-        "BEGIN IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = {literal}) \
-         THEN {create} END IF; END"
-    );
-    format!("DO {}", quote_literal(&body))
 }
 
 async fn read_tables(session: &Session, major: u32) -> Result<Vec<Table>> {
@@ -345,22 +209,28 @@ async fn read_left_out(session: &Session) -> Result<Vec<LeftOut>> {
              FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
              WHERE c.relkind = 'r' AND c.relpersistence = 'u' AND pg_is_in_recovery()
              UNION ALL
+             SELECT format('tablespace %s itself', spcname),
+                    'it is a folder of the server; its tables are here'
+             FROM pg_catalog.pg_tablespace t
+             WHERE EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.reltablespace = t.oid
+                           AND NOT c.relisshared)
+             UNION ALL
+             SELECT format('database default tablespace %s', spcname),
+                    'a database is restored into the default one of the server'
+             FROM pg_catalog.pg_database d JOIN pg_catalog.pg_tablespace t ON t.oid = d.dattablespace
+             WHERE d.datname = current_database() AND t.spcname <> 'pg_default'
+             UNION ALL
              SELECT format('replication slot %s', slot_name), 'it belongs to the server'
              FROM pg_catalog.pg_replication_slots WHERE database = current_database()",
             &[],
         )
         .await
         .map_err(|e| failed("reading what is left out", &e))?;
-    let mut left_out: Vec<LeftOut> = rows
+    Ok(rows
         .iter()
         .map(|row| LeftOut {
             what: row.get(0),
             why: row.get(1),
         })
-        .collect();
-    left_out.push(LeftOut {
-        what: "passwords of database roles".to_owned(),
-        why: "secrets do not go into an archive".to_owned(),
-    });
-    Ok(left_out)
+        .collect())
 }

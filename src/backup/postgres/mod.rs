@@ -8,6 +8,8 @@ mod catalog;
 mod copy;
 pub mod large_objects;
 mod pieces;
+pub mod properties;
+pub mod roles;
 mod roots;
 mod sequences;
 
@@ -15,7 +17,9 @@ pub use roots::Roots;
 
 use crate::adapters::postgres::dump::{Dumped, Inside, PgDump, Section};
 use crate::adapters::postgres::{Address, Session, server_message};
-use crate::archive::{Effort, LeftOut, NewMember, PostgresSource, PostgresTable, Writer};
+use crate::archive::{
+    Effort, LargeObjects, LeftOut, NewMember, PostgresSource, PostgresTable, Writer,
+};
 use crate::error::{Error, Result};
 use crate::event::Events;
 use crate::interrupt::Interrupt;
@@ -45,10 +49,21 @@ pub struct Taken {
 }
 
 /// What every session of a backup sets, so that values have the same text here and at the restore,
-/// and nothing but the user ends a long copy.
+/// and nothing but the user ends a long copy: what the database or the role is set to does not govern
+/// it. Some settings are not known to every version of the server, and one is a superuser's.
 pub const SESSION_SETTINGS: &str = "
+    SET default_transaction_read_only = off;
+    SET default_transaction_isolation = 'read committed';
+    SET default_transaction_deferrable = off;
     SET statement_timeout = 0;
     SET idle_in_transaction_session_timeout = 0;
+    SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings
+    WHERE name IN ('idle_session_timeout', 'transaction_timeout');
+    SELECT pg_catalog.set_config(name, 'origin', false) FROM pg_catalog.pg_settings
+    WHERE name = 'session_replication_role' AND setting <> 'origin'
+      AND pg_catalog.current_setting('is_superuser') = 'on';
+    SET standard_conforming_strings = on;
+    SET array_nulls = on;
     SET lock_timeout = '60s';
     SET search_path = '';
     SET TimeZone = 'UTC';
@@ -77,7 +92,7 @@ pub async fn take(
     interrupt: &Interrupt,
 ) -> Result<Taken> {
     interrupt
-        .guard(take_all(writer, address, options, events))
+        .guard(Box::pin(take_all(writer, address, options, events)))
         .await
 }
 
@@ -121,23 +136,81 @@ async fn take_all(
     catalog
         .left_out
         .extend(warned_of(&pre_data, &post_data, events));
+    let (large_objects, sequences) =
+        add_schema(writer, &leader, &catalog, pre_data.sql, post_data.sql).await?;
+    let tables = tables(&catalog.tables, &copied);
     add_text(
         writer,
-        "postgres/roles.sql",
-        catalog::roles_sql(&catalog.roles),
-        Effort::None,
-    )
-    .await?;
-    large_objects::define(writer, &leader, &catalog.large_objects, &pre_data.sql).await?;
-    add_text(
-        writer,
-        "postgres/schema-pre-data.sql",
-        pre_data.sql,
+        "postgres/load.tsv",
+        load_list(&tables, &roots, writer),
         Effort::Usual,
     )
     .await?;
-    let large_objects = large_objects::copy(writer, &leader, &catalog.large_objects).await?;
-    let sequences = sequences::read(&leader).await?;
+    let facts = catalog.facts;
+    let source = PostgresSource {
+        database: address.database().to_owned(),
+        server_version: facts.server_version,
+        server_major: major,
+        lsn: facts.lsn,
+        owner: facts.owner,
+        encoding: facts.encoding,
+        collate: facts.collate,
+        ctype: facts.ctype,
+        locale: facts.locale,
+        database_sql: facts.database_sql,
+        roles: catalog.roles,
+        tables,
+        sequences,
+        large_objects,
+        standby: None,
+    };
+    add_text(
+        writer,
+        "postgres/database.sql",
+        properties::script(&source),
+        Effort::None,
+    )
+    .await?;
+    leader
+        .batch_execute("COMMIT")
+        .await
+        .map_err(|e| failed("ending the snapshot", &e))?;
+    let rows: u64 = source.tables.iter().map(|t| t.digest.rows).sum();
+    events.finished(
+        step,
+        format!("{rows} rows in {} tables", source.tables.len()),
+    );
+    Ok(Taken {
+        source,
+        left_out: catalog.left_out,
+    })
+}
+
+/// Everything of the schema, around the large objects, and how many sequences there are.
+async fn add_schema(
+    writer: &Writer,
+    leader: &Session,
+    catalog: &catalog::Catalog,
+    pre_data: String,
+    post_data: String,
+) -> Result<(LargeObjects, u64)> {
+    add_text(
+        writer,
+        "postgres/roles.sql",
+        roles::sql(&catalog.roles),
+        Effort::None,
+    )
+    .await?;
+    large_objects::define(writer, leader, &catalog.large_objects, &pre_data).await?;
+    add_text(
+        writer,
+        "postgres/schema-pre-data.sql",
+        pre_data,
+        Effort::Usual,
+    )
+    .await?;
+    let large_objects = large_objects::copy(writer, leader, &catalog.large_objects).await?;
+    let sequences = sequences::read(leader).await?;
     add_text(
         writer,
         "postgres/sequences.sql",
@@ -148,45 +221,11 @@ async fn take_all(
     add_text(
         writer,
         "postgres/schema-post-data.sql",
-        post_data.sql,
+        post_data,
         Effort::Usual,
     )
     .await?;
-
-    let tables = tables(&catalog.tables, &copied);
-    add_text(
-        writer,
-        "postgres/load.tsv",
-        load_list(&tables, &roots, writer),
-        Effort::Usual,
-    )
-    .await?;
-    leader
-        .batch_execute("COMMIT")
-        .await
-        .map_err(|e| failed("ending the snapshot", &e))?;
-    let rows: u64 = tables.iter().map(|t| t.digest.rows).sum();
-    events.finished(step, format!("{rows} rows in {} tables", tables.len()));
-    let facts = catalog.facts;
-    Ok(Taken {
-        source: PostgresSource {
-            database: address.database().to_owned(),
-            server_version: facts.server_version,
-            server_major: major,
-            lsn: facts.lsn,
-            owner: facts.owner,
-            encoding: facts.encoding,
-            collate: facts.collate,
-            ctype: facts.ctype,
-            database_sql: facts.database_sql,
-            roles: catalog.roles,
-            tables,
-            sequences: sequences.count,
-            large_objects,
-            standby: None,
-        },
-        left_out: catalog.left_out,
-    })
+    Ok((large_objects, sequences.count))
 }
 
 /// Tells what `pg_dump` warned of. Both sections may say the same.
@@ -218,6 +257,7 @@ async fn hold_still(
     events: &Events,
 ) -> Result<Still> {
     let fresh = Session::open(address).await?;
+    settle(&fresh).await?;
     for attempt in 1..=SNAPSHOTS {
         begin(leader, None).await?;
         let snapshot = export_snapshot(leader).await?;
@@ -250,13 +290,20 @@ async fn begin(session: &Session, snapshot: Option<&str>) -> Result<()> {
     let adopt = snapshot.map_or_else(String::new, |id| {
         format!("SET TRANSACTION SNAPSHOT '{id}';")
     });
-    let sql = format!(
-        "{SESSION_SETTINGS} BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; {adopt}"
-    );
+    settle(session).await?;
+    let sql = format!("BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; {adopt}");
     session
         .batch_execute(&sql)
         .await
         .map_err(|e| failed("beginning the snapshot", &e))
+}
+
+/// Has the session set what every session of a backup sets.
+async fn settle(session: &Session) -> Result<()> {
+    session
+        .batch_execute(SESSION_SETTINGS)
+        .await
+        .map_err(|e| failed("preparing a connection", &e))
 }
 
 async fn export_snapshot(leader: &Session) -> Result<String> {

@@ -4,6 +4,7 @@
 use crate::adapters::postgres::{Address, admin};
 use crate::archive::{Archive, PostgresSource, verify_part};
 use crate::backup::jobs;
+use crate::backup::postgres::large_objects;
 use crate::error::{Error, Result};
 use crate::event::Events;
 use crate::interrupt::Interrupt;
@@ -111,7 +112,8 @@ fn folders_of(source: &PostgresSource) -> Vec<String> {
     let mut folders: Vec<String> = tables.collect();
     folders.push("postgres".to_owned());
     if source.large_objects.parts > 0 {
-        folders.push("postgres/large-objects".to_owned());
+        folders.push(large_objects::DEFINITIONS.to_owned());
+        folders.push(large_objects::FOLDER.to_owned());
     }
     folders
 }

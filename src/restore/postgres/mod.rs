@@ -12,19 +12,21 @@ mod post_data;
 mod script;
 mod selection;
 pub mod sql_file;
+mod tablespaces;
 
 pub use selection::Selection;
 
 use crate::adapters::postgres::{Address, Session, admin, quote_identifier, server_message};
 use crate::archive::{Archive, PostgresSource};
-use crate::backup::postgres::{Roots, SESSION_SETTINGS};
+use crate::backup::postgres::{Roots, SESSION_SETTINGS, properties, roles};
 use crate::error::{Error, Result};
 use crate::event::Events;
 use crate::interrupt::Interrupt;
 use crew::Tasks;
 use load::Loader;
 use post_data::Plan;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
+use tokio_postgres::error::SqlState;
 
 /// How to restore.
 #[derive(Debug, Clone, Copy)]
@@ -93,7 +95,7 @@ pub async fn restore_selected(
     let work = async {
         interrupt.check()?;
         // Not left halfway: the server would go on creating a database that nobody waits for.
-        create(archive, source, address, database).await?;
+        create(source, address, database).await?;
         let filled = fill(archive, source, &beside, selection, options, events);
         interrupt.guard(filled).await
     };
@@ -110,12 +112,7 @@ pub async fn restore_selected(
 }
 
 /// Creates roles and the empty database.
-async fn create(
-    archive: &Archive,
-    source: &PostgresSource,
-    address: &Address,
-    database: &str,
-) -> Result<()> {
+async fn create(source: &PostgresSource, address: &Address, database: &str) -> Result<()> {
     let session = admin::maintenance(address, &[]).await?;
     let major = session.major_version().await?;
     if major < source.server_major {
@@ -128,24 +125,16 @@ async fn create(
             source.server_major
         )));
     }
-    for statement in script::statements(&archive.read_text("postgres/roles.sql")?) {
-        session
-            .batch_execute(statement)
-            .await
-            .map_err(|e| failed("creating the roles", &e))?;
-    }
-    let sql = format!(
-        "CREATE DATABASE {} TEMPLATE template0 ENCODING {} LC_COLLATE {} LC_CTYPE {} OWNER {}",
-        quote_identifier(database),
-        quoted(&source.encoding),
-        quoted(&source.collate),
-        quoted(&source.ctype),
-        quote_identifier(&source.owner),
-    );
-    session.batch_execute(&sql).await.map_err(|e| {
-        failed(&format!("creating database {database:?}"), &e)
-            .hint("The role needs CREATEDB, and must be the owner, a member of it, or a superuser.")
-    })?;
+    // From the manifest, so that an older archive's roles come in the right order too.
+    session
+        .batch_execute(&roles::sql(&source.roles))
+        .await
+        .map_err(|e| no_roles(&e))?;
+    let sql = properties::create(source, &quote_identifier(database), major);
+    session
+        .batch_execute(&sql)
+        .await
+        .map_err(|e| not_created(source, database, &e))?;
     for statement in &source.database_sql {
         let sql = statement.replacen(":database:", &quote_identifier(database), 1);
         session
@@ -156,8 +145,66 @@ async fn create(
     Ok(())
 }
 
-fn quoted(text: &str) -> String {
-    crate::adapters::postgres::quote_literal(text)
+/// None of the roles was created; says by which statement that failed.
+fn no_roles(error: &tokio_postgres::Error) -> Error {
+    let context = error.as_db_error().and_then(|e| e.where_());
+    let statement = context.and_then(|text| text.lines().next());
+    let at = statement.map_or_else(String::new, |text| format!(" in {text}"));
+    let what = format!(
+        "creating the roles failed: {}{at}; none was created",
+        server_message(error)
+    );
+    Error::missing(what).hint(
+        "Restore as a superuser; or create the roles of the archive's postgres/roles.sql first: roles that are there \
+         are left as they are.",
+    )
+}
+
+/// Why the empty database could not be created, and what helps.
+fn not_created(source: &PostgresSource, database: &str, error: &tokio_postgres::Error) -> Error {
+    let failure = failed(&format!("creating database {database:?}"), error);
+    match error.code() {
+        Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => failure.hint(
+            "The role needs CREATEDB, and must be the owner, a member of it, or a superuser.",
+        ),
+        // What the server says of a locale that it does not have, or that does not go with the encoding.
+        Some(code)
+            if [
+                SqlState::WRONG_OBJECT_TYPE,
+                SqlState::INVALID_PARAMETER_VALUE,
+                SqlState::FEATURE_NOT_SUPPORTED,
+            ]
+            .contains(code) =>
+        {
+            failure.hint(format!(
+                "The database needs {}. Add what is missing to the host or the image that the server runs on (on \
+                 Debian: locale-gen; for ICU: a PostgreSQL that is built with it), start the server anew, and restore \
+                 again.",
+                locale_in_words(source)
+            ))
+        }
+        _ => failure.hint("Mend what the server says, and restore again."),
+    }
+}
+
+fn locale_in_words(source: &PostgresSource) -> String {
+    let PostgresSource {
+        encoding,
+        collate,
+        ctype,
+        ..
+    } = source;
+    let mut text = format!(
+        "encoding {encoding}, the locale {collate:?} for LC_COLLATE and {ctype:?} for LC_CTYPE"
+    );
+    if let Some((provider, locale)) = source
+        .locale
+        .as_ref()
+        .and_then(|from| Some((&from.provider, from.locale.as_ref()?)))
+    {
+        text.push_str(&format!(", and {locale:?} of {provider}"));
+    }
+    text
 }
 
 /// Schema, rows, what follows the rows, and the comparison.
@@ -174,6 +221,12 @@ async fn fill(
     events.started(&step);
     let leader = open(beside).await?;
     let pre_data = archive.read_text("postgres/schema-pre-data.sql")?;
+    let mut said = BTreeSet::new();
+    let pre_data = tablespaces::without_missing(&leader, &pre_data, &mut said, events).await?;
+    leader
+        .batch_execute(script::strings_of(&pre_data))
+        .await
+        .map_err(|e| failed("preparing a connection", &e))?;
     execute_script(
         &leader,
         "restoring the schema",
@@ -182,6 +235,7 @@ async fn fill(
     .await?;
 
     let post_data = archive.read_text("postgres/schema-post-data.sql")?;
+    let post_data = tablespaces::without_missing(&leader, &post_data, &mut said, events).await?;
     let mut post_data = script::without_psql_commands(&post_data).to_owned();
     if !selection.is_everything() {
         // Sequences may go with the tables that own them.
@@ -229,6 +283,11 @@ async fn beside_the_tables(
     if !whole {
         return Ok(());
     }
+    // These are our own words, and may be read in another way than pg_dump's.
+    leader
+        .batch_execute(SESSION_SETTINGS)
+        .await
+        .map_err(|e| failed("preparing a connection", &e))?;
     load::large_objects(archive, leader).await?;
     set_sequences(archive, leader).await?;
     check::compare_large_objects(leader, source.large_objects).await

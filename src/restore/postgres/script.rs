@@ -20,6 +20,16 @@ fn only_comments(text: &str) -> bool {
         .all(|line| line.trim().is_empty() || line.starts_with("--"))
 }
 
+/// What the script sets about backslashes in its strings, which `pg_dump` has from the database. Who
+/// executes a script in one go has to set it beforehand: all of it is parsed before any of it is
+/// executed.
+pub(super) fn strings_of(script: &str) -> &str {
+    let begins = "SET standard_conforming_strings = ";
+    // It stands at the head, where no string is before it.
+    let at = script.find(begins).map_or("", |at| &script[at..]);
+    at.split_once(';').map_or("", |(statement, _)| statement)
+}
+
 /// The statements of a script, each without its semicolon and without what surrounds it.
 ///
 /// Knows strings, quoted names, dollar quotes, comments, parentheses (a rule's statements stand in
