@@ -8,6 +8,7 @@
 //! A change has two entries: when it begins and when it ends. One that was killed has the first only.
 
 use crate::adapters::fs::{Lock, sync_folder};
+use crate::adapters::host::user_name;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::stack::Stack;
 use chrono::{DateTime, Utc};
@@ -311,13 +312,8 @@ fn lock(stack: &Stack) -> Result<Lock> {
 }
 
 fn who() -> Who {
-    let uid = rustix::process::geteuid().as_raw();
-    let user = uzers::get_user_by_uid(uid).map_or_else(
-        || uid.to_string(),
-        |user| user.name().to_string_lossy().into_owned(),
-    );
     Who {
-        user,
+        user: user_name(),
         sudo_user: std::env::var("SUDO_USER").ok(),
         host: rustix::system::uname()
             .nodename()

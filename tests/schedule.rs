@@ -179,15 +179,9 @@ fn systemd_takes_the_units_and_means_the_same_by_them() {
     std::fs::create_dir(&weird).unwrap();
     std::fs::copy(scratch.path().join("k1ops.toml"), weird.join("k1ops.toml")).unwrap();
     for folder in [scratch.path(), weird.as_path()] {
-        let output = Command::new(K1OPS)
-            .args([
-                "schedule",
-                "install",
-                "--with",
-                "systemd",
-                "--dry-run",
-                "--json",
-            ])
+        // As root on a host without systemd: a user of this one may not linger.
+        let install = "$K1 schedule install --with systemd --dry-run --json";
+        let output = with_own_crontabs(&scratch, install)
             .current_dir(folder)
             .output()
             .unwrap();
@@ -225,6 +219,79 @@ fn systemd_takes_the_units_and_means_the_same_by_them() {
         let said = String::from_utf8_lossy(&exposure.stdout);
         assert!(exposure.status.success(), "{said}");
     }
+}
+
+/// Timers of a user who is not root end with the last logout unless the user lingers. The user is
+/// `daemon`, whom every host has, in a namespace of its own with its own processes: whether a cron runs
+/// is not left to this host.
+#[test]
+fn a_user_whose_timers_end_at_logout_gets_cron_or_is_told() {
+    let scratch = small("[schedule]\nat = '*/10 4 * * *'\n");
+    let run = |script: &str| {
+        let own =
+            "mount -t tmpfs none /var/lib; mkdir -p /run/systemd/system /var/lib/systemd/linger
+            as='unshare --user --map-user=1'; export HOME=$PWD/home; mkdir -p $HOME
+            linger=/var/lib/systemd/linger/daemon
+            ";
+        std::fs::write(
+            scratch.path().join("script"),
+            format!("set -eu; mount -t proc none /proc\n{script}"),
+        )
+        .unwrap();
+        shell(
+            &scratch,
+            &format!("{own} export as linger; unshare --pid --fork --kill-child sh script"),
+        )
+    };
+    run("
+        install='schedule install --dry-run --json'
+        ! $as $K1 $install 2> no_cron
+        grep -q 'the timers of daemon end when daemon logs out' no_cron
+        grep -q 'loginctl enable-linger daemon' no_cron
+        $as $K1 schedule install --dry-run --with cron > /dev/null 2>&1
+        cron -f & cron=$!
+        until grep -qx cron /proc/$cron/comm; do sleep 0.05; done
+        $as $K1 $install > by_cron 2> why
+        grep -q '\"how\": \"cron\"' by_cron
+        grep -q 'the timers of daemon end when daemon logs out' why
+        grep -q 'loginctl enable-linger daemon' why
+        ! $as $K1 $install --with systemd 2> asked
+        grep -q 'loginctl enable-linger daemon' asked
+        touch $linger
+        $as $K1 $install > by_systemd 2> quiet
+        grep -q '\"how\": \"systemd\"' by_systemd; if grep -q linger quiet; then exit 1; fi
+        kill $cron");
+    // As a timer that was installed while the user lingered, or by an older k1ops.
+    let plan = json(&scratch.path().join("by_systemd"));
+    let units = scratch.path().join("home/.config/systemd/user");
+    std::fs::create_dir_all(units.join("timers.target.wants")).unwrap();
+    for unit in plan["units"].as_array().unwrap() {
+        let path = Path::new(unit[0].as_str().unwrap());
+        assert!(path.starts_with(&units), "{}", path.display());
+        std::fs::write(path, unit[1].as_str().unwrap()).unwrap();
+        let link = units
+            .join("timers.target.wants")
+            .join(path.file_name().unwrap());
+        std::os::unix::fs::symlink(path, link).unwrap();
+    }
+    run("
+        ! $as $K1 schedule status --json > unserved
+        ! $as $K1 schedule status > told
+        $as $K1 doctor --json > doctor || true
+        touch $linger
+        $as $K1 schedule status --json > served || true
+        $as $K1 doctor --json > doctor_after || true");
+    assert_eq!(
+        json(&scratch.path().join("unserved"))["fired_by"],
+        "systemd"
+    );
+    assert_eq!(json(&scratch.path().join("unserved"))["is_served"], false);
+    assert_eq!(json(&scratch.path().join("served"))["is_served"], true);
+    let said = |name: &str| std::fs::read_to_string(scratch.path().join(name)).unwrap();
+    let advice = "loginctl enable-linger daemon";
+    assert!(said("told").contains(advice), "{}", said("told"));
+    assert!(said("doctor").contains(advice), "{}", said("doctor"));
+    assert!(!said("doctor_after").contains(advice));
 }
 
 /// When systemd would fire next, written as JSON has it.

@@ -73,6 +73,16 @@ pub fn busy_processors() -> usize {
     (looks.sum::<usize>() + LOOKS / 2) / LOOKS
 }
 
+/// The name of the user whose rights this process has, or the number where there is none.
+#[must_use]
+pub fn user_name() -> String {
+    let uid = rustix::process::geteuid().as_raw();
+    uzers::get_user_by_uid(uid).map_or_else(
+        || uid.to_string(),
+        |user| user.name().to_string_lossy().into_owned(),
+    )
+}
+
 /// A kernel setting such as `vm.max_map_count`.
 #[must_use]
 pub fn kernel_setting(name: &str) -> Option<u64> {

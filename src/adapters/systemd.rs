@@ -1,11 +1,15 @@
 //! systemd's units and the program that switches them: of the system for root, of the user for
 //! everybody else.
 
+use super::crontab::systemd_runs;
+use super::host::user_name;
 use super::process::output_within;
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// Where logind notes, by name, the users whose own systemd runs from boot on and without a login.
+const LINGERING: &str = "/var/lib/systemd/linger";
 /// How long systemd may take to answer.
 const ANSWER: Duration = Duration::from_secs(30);
 
@@ -13,6 +17,44 @@ const ANSWER: Duration = Duration::from_secs(30);
 #[must_use]
 pub fn of_system() -> bool {
     rustix::process::geteuid().is_root()
+}
+
+/// A user whose own systemd ends, with every timer in it, when they log out for the last time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndsAtLogout {
+    user: String,
+}
+
+impl EndsAtLogout {
+    /// This user, if that is so. Nothing of that kind is said where no systemd runs at all.
+    #[must_use]
+    pub fn of_this_user() -> Option<Self> {
+        let user = user_name();
+        let lingers = Path::new(LINGERING).join(&user).exists();
+        (systemd_runs() && !lingers).then_some(Self { user })
+    }
+
+    /// What is the case.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        let user = &self.user;
+        format!("the timers of {user} end when {user} logs out")
+    }
+
+    /// What makes them go on.
+    #[must_use]
+    pub fn remedy(&self) -> String {
+        format!("loginctl enable-linger {}", self.user)
+    }
+}
+
+/// The same where the units are those of the user: those of the system end with the host only.
+#[must_use]
+pub fn ends_at_logout() -> Option<EndsAtLogout> {
+    if of_system() {
+        return None;
+    }
+    EndsAtLogout::of_this_user()
 }
 
 /// Where units go.

@@ -131,6 +131,12 @@ async fn run_install(
             "Start it, or run `k1ops schedule run` as a service of its own.",
         );
     }
+    if let Some(why) = &plan.not_systemd {
+        context.events().warning_with_hint(
+            format!("cron is to fire it, and not systemd: {}", why.reason),
+            format!("For a timer, run `{}` and install anew.", why.remedy),
+        );
+    }
     let done = !args.dry_run;
     context
         .ui
@@ -184,6 +190,9 @@ fn show_install(ui: &Ui, plan: &InstallPlan, done: bool, text: &mut String) {
             text.push_str(&format!("\n{}:\n{unit}", path.display()));
         }
     }
+    if let Some(other) = &plan.replaced {
+        show_remove(other, done, text);
+    }
 }
 
 async fn run_remove(
@@ -204,7 +213,7 @@ async fn run_remove(
 }
 
 fn show_remove(plan: &RemovePlan, done: bool, text: &mut String) {
-    if plan.crontab.is_none() && plan.units.is_empty() {
+    if plan.is_empty() {
         text.push_str("no schedule is installed\n");
         return;
     }
@@ -240,11 +249,14 @@ fn show_status(ui: &Ui, status: &ScheduleStatus, text: &mut String) {
             "fires",
             format!("never: {when} is not installed; see `k1ops schedule install`"),
         ),
-        Some(by) if !status.is_served => line(
-            Tone::Bad,
-            "fires",
-            format!("never: {when} is left to {}, which does not run", by.name()),
-        ),
+        Some(by) if !status.is_served => {
+            let name = by.name();
+            let said = match &status.not_served {
+                Some(why) => format!("not always: {when} is left to {name}, and {why}"),
+                None => format!("never: {when} is left to {name}, which does not run"),
+            };
+            line(Tone::Bad, "fires", said);
+        }
         Some(by) => line(Tone::Good, "fires", format!("{when} by {}", by.name())),
     }
     if let Some(next) = status.next {

@@ -66,8 +66,21 @@ pub struct InstallPlan {
     pub units: Vec<(PathBuf, String)>,
     /// Nobody fires it at the moment, and why.
     pub warning: Option<String>,
+    /// Why cron is to fire it, on a host with systemd.
+    pub not_systemd: Option<NotSystemd>,
+    /// What is installed for somebody else, who is not to fire it as well.
+    pub replaced: Option<RemovePlan>,
     #[serde(skip)]
     job: Job,
+}
+
+/// Why a schedule is not left to systemd, and what would change that.
+#[derive(Debug, Clone, Serialize)]
+pub struct NotSystemd {
+    /// What is the case.
+    pub reason: String,
+    /// What to run.
+    pub remedy: String,
 }
 
 /// What is taken out.
@@ -79,6 +92,14 @@ pub struct RemovePlan {
     pub crontab: Option<String>,
     /// The units that go.
     pub units: Vec<PathBuf>,
+}
+
+impl RemovePlan {
+    /// Nothing is.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.crontab.is_none() && self.units.is_empty()
+    }
 }
 
 /// Notes when and how a schedule was installed: before that, nothing was missed.
@@ -105,7 +126,7 @@ impl Installed {
 
 /// Plans to have `job` fired by `how`, or by the best that the host has.
 pub async fn plan_install(job: Job, how: Option<How>) -> Result<InstallPlan> {
-    let how = how.map_or_else(best, Ok)?;
+    let (how, not_systemd) = chosen(how, &job)?;
     let now = Utc::now().with_timezone(&job.zone);
     let mut plan = InstallPlan {
         stack: job.stack.clone(),
@@ -117,13 +138,57 @@ pub async fn plan_install(job: Job, how: Option<How>) -> Result<InstallPlan> {
         crontab: None,
         units: Vec::new(),
         warning: None,
+        not_systemd,
+        replaced: None,
         job,
     };
     match how {
         How::Cron => for_cron(&mut plan).await?,
         How::Systemd => for_systemd(&mut plan)?,
     }
+    plan.replaced = other_than(how, &plan.job).await?;
     Ok(plan)
+}
+
+/// What is installed for somebody else than `how`: two would fire everything twice.
+async fn other_than(how: How, job: &Job) -> Result<Option<RemovePlan>> {
+    let mut other = match plan_remove(job).await {
+        // Who may not have a crontab has none.
+        Err(_) if how == How::Systemd => return Ok(None),
+        found => found?,
+    };
+    match how {
+        How::Cron => other.crontab = None,
+        How::Systemd => other.units.clear(),
+    }
+    Ok((!other.is_empty()).then_some(other))
+}
+
+/// Who is to fire it. A timer that ends at logout would leave the nights without a backup, and without
+/// the alarm about that, unseen: it is never installed.
+fn chosen(how: Option<How>, job: &Job) -> Result<(How, Option<NotSystemd>)> {
+    let wanted = how.map_or_else(best, Ok)?;
+    let ends = match wanted {
+        How::Systemd => systemd::ends_at_logout(),
+        How::Cron => None,
+    };
+    let Some(ends) = ends else {
+        return Ok((wanted, None));
+    };
+    if how.is_none() && cron_can(job) {
+        let (reason, remedy) = (ends.reason(), ends.remedy());
+        return Ok((How::Cron, Some(NotSystemd { reason, remedy })));
+    }
+    Err(
+        Error::refused(format!("{}, and backups with them", ends.reason())).hint(format!(
+            "Run `{}` and try again, or run a cron and install with `--with cron`.",
+            ends.remedy()
+        )),
+    )
+}
+
+fn cron_can(job: &Job) -> bool {
+    crontab::is_installed() && crontab::cron_runs() && same_clock(job.zone)
 }
 
 fn best() -> Result<How> {
@@ -223,6 +288,9 @@ pub async fn install(stack: &Stack, plan: &InstallPlan) -> Result<()> {
             systemd::enable(&timer).await?;
         }
     }
+    if let Some(other) = &plan.replaced {
+        take_out(&plan.job, other).await?;
+    }
     if plan.change != Change::Same || Installed::read(stack).is_none() {
         Installed {
             how: plan.how,
@@ -259,6 +327,11 @@ pub async fn plan_remove(job: &Job) -> Result<RemovePlan> {
 
 /// Executes `plan`: what is left is as if the schedule had never been there.
 pub async fn remove(stack: &Stack, job: &Job, plan: &RemovePlan) -> Result<()> {
+    take_out(job, plan).await?;
+    fs::remove_if_there(&Installed::file(stack))
+}
+
+async fn take_out(job: &Job, plan: &RemovePlan) -> Result<()> {
     if plan.crontab.is_some() {
         let now = crontab::read_own().await?.unwrap_or_default();
         crontab::write_own(&block::without_block(job, &now)?).await?;
@@ -276,7 +349,7 @@ pub async fn remove(stack: &Stack, job: &Job, plan: &RemovePlan) -> Result<()> {
             systemd::reload().await?;
         }
     }
-    fs::remove_if_there(&Installed::file(stack))
+    Ok(())
 }
 
 /// Who fires the schedule of `job` by what is really installed.

@@ -20,7 +20,7 @@ pub use calendar::Calendar;
 pub use daemon::run as run_daemon;
 pub use fire::{FireOptions, fire};
 pub use install::{
-    Change, How, InstallPlan, RemovePlan, install, plan_install, plan_remove, remove,
+    Change, How, InstallPlan, NotSystemd, RemovePlan, install, plan_install, plan_remove, remove,
 };
 pub use job::Job;
 pub use record::{By, Fate, Run, Runs};

@@ -5,6 +5,7 @@ use super::record::{By, Fate, Run, Runs};
 use super::{Job, calendar_of, jitter_of};
 use crate::adapters::crontab;
 use crate::adapters::fs::Lock;
+use crate::adapters::systemd::{EndsAtLogout, ends_at_logout};
 use crate::error::Result;
 use crate::stack::Stack;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -20,8 +21,10 @@ pub struct ScheduleStatus {
     pub stack: String,
     /// Who fires it, by what is installed or runs; none if nobody does.
     pub fired_by: Option<By>,
-    /// Whether that one is at work: cron or systemd runs.
+    /// Whether that one is at work, also when nobody is logged in: cron or systemd runs.
     pub is_served: bool,
+    /// Where it is not: why, and what to do, as far as more is known than that it does not run.
+    pub not_served: Option<String>,
     /// When, as it is configured.
     pub at: String,
     /// In which time zone.
@@ -58,9 +61,13 @@ pub async fn status(stack: &Stack, job: &Job) -> Result<ScheduleStatus> {
     } else {
         installed(job).await?
     };
+    let ends = match fired_by {
+        Some(By::Systemd) => ends_at_logout(),
+        _ => None,
+    };
     let is_served = match fired_by {
         Some(By::Cron) => crontab::cron_runs(),
-        Some(By::Systemd) => crontab::systemd_runs(),
+        Some(By::Systemd) => crontab::systemd_runs() && ends.is_none(),
         Some(By::Daemon) => true,
         Some(By::Hand) | None => false,
     };
@@ -78,6 +85,7 @@ pub async fn status(stack: &Stack, job: &Job) -> Result<ScheduleStatus> {
         stack: stack.name.clone(),
         fired_by,
         is_served,
+        not_served: ends.as_ref().map(how_to_go_on),
         at: calendar.to_string(),
         time_zone: zone.name().to_owned(),
         next: calendar
@@ -89,4 +97,8 @@ pub async fn status(stack: &Stack, job: &Job) -> Result<ScheduleStatus> {
         last_good: runs.last_good().map(|run| run.started_at),
         last,
     })
+}
+
+fn how_to_go_on(ends: &EndsAtLogout) -> String {
+    format!("{}; run `{}`", ends.reason(), ends.remedy())
 }

@@ -2,6 +2,7 @@
 
 use super::{quoted, span};
 use crate::adapters::crontab::{self, Scheduled};
+use crate::adapters::systemd::EndsAtLogout;
 use crate::doctor::{Check, Examined, Finding, Group, Looking, Patient};
 use crate::error::{ErrorKind, Result};
 use crate::repository::Purpose;
@@ -106,11 +107,7 @@ fn unable(entry: &Scheduled, examined: &mut Examined) {
     }
     if entry.by_systemd && !entry.enabled {
         let name = Path::new(&entry.place).file_name().unwrap_or_default();
-        let user = if entry.place.contains("/.config/") {
-            " --user"
-        } else {
-            ""
-        };
+        let user = if is_of_user(entry) { " --user" } else { "" };
         let name = name.to_string_lossy();
         examined.find(
             problem(format!("the timer {name} is installed and not switched on"))
@@ -125,6 +122,18 @@ fn unable(entry: &Scheduled, examined: &mut Examined) {
                 .because("nobody on this host fires timers")
                 .remedy("ps -p 1 -o comm="),
         );
+    } else if is_of_user(entry)
+        && let Some(ends) = EndsAtLogout::of_this_user()
+    {
+        examined.find(
+            problem(format!(
+                "{}, and the schedule is one of them",
+                ends.reason()
+            ))
+            .seen(seen)
+            .because("systemd ends what is a user's with their last session, unless they linger")
+            .remedy(ends.remedy()),
+        );
     } else if !entry.by_systemd && !crontab::cron_runs() {
         examined.find(
             problem("the schedule is in a crontab, and no cron runs".to_owned())
@@ -133,6 +142,11 @@ fn unable(entry: &Scheduled, examined: &mut Examined) {
                 .remedy("sudo systemctl enable --now cron"),
         );
     }
+}
+
+/// Whether an entry is a timer of a user's own systemd.
+fn is_of_user(entry: &Scheduled) -> bool {
+    entry.by_systemd && entry.place.contains("/.config/")
 }
 
 fn program_now() -> String {
