@@ -328,8 +328,130 @@ fn no_good_backup_for_too_long_is_told_once_until_it_is_over() {
     assert!(far.heard().is_empty(), "told twice");
     let good = scratch.backup();
     run(&scratch, &check).done();
-    assert!(far.heard().is_empty());
+    let heard = far.heard();
+    assert!(heard[0].body.contains("\"recovered\""), "{heard:?}");
+    run(&scratch, &check).done();
+    assert!(far.heard().is_empty(), "told twice");
     std::fs::write(&good, "damaged").unwrap();
     assert_eq!(run(&scratch, &check).code, Some(1));
     assert!(far.heard()[0].body.contains("\"no_backup\""));
+}
+
+#[test]
+fn a_run_that_ends_the_alarm_says_so_once() {
+    let far = FarSide::new();
+    let at = format!("http://127.0.0.1:{}", far.port);
+    let scratch = stack(&format!("webhook = '{at}/hook'\nno_backup_hours = 1\n"));
+    let check = ["schedule", "check"];
+    assert_eq!(run(&scratch, &check).code, Some(1));
+    far.heard();
+    run(&scratch, &["schedule", "fire"]).done();
+    let heard = far.heard();
+    assert!(heard[0].body.contains("\"recovered\""), "{heard:?}");
+    run(&scratch, &check).done();
+    assert!(far.heard().is_empty(), "told twice");
+}
+
+/// A run that waits for the repository, which `held` keeps from it.
+fn fire(scratch: &Scratch) -> std::process::Child {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_k1ops"));
+    command.args(["--quiet", "schedule", "fire"]);
+    spawn(scratch, &mut command)
+}
+
+fn spawn(scratch: &Scratch, command: &mut std::process::Command) -> std::process::Child {
+    let command = command.current_dir(scratch.path());
+    let command = command.env("DOCKER_HOST", "unix:///nowhere/docker.sock");
+    let command = command.env("NO_PROXY", "127.0.0.1");
+    command.env("no_proxy", "127.0.0.1").spawn().unwrap()
+}
+
+#[track_caller]
+fn within(seconds: u64, mut holds: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(seconds);
+    while !holds() {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "it does not come to that"
+        );
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}
+
+/// The runs that are recorded.
+fn runs(scratch: &Scratch) -> Vec<Value> {
+    let text = std::fs::read_to_string(scratch.own().join("run/schedule.json"));
+    let runs: Value = serde_json::from_str(&text.unwrap_or_default()).unwrap_or_default();
+    runs["runs"].as_array().cloned().unwrap_or_default()
+}
+
+#[test]
+fn a_run_that_was_killed_is_told_of_by_whoever_looks_next_and_once() {
+    let far = FarSide::new();
+    let scratch = stack(&format!("webhook = 'http://127.0.0.1:{}/hook'\n", far.port));
+    scratch.backup();
+    let repository = scratch.backups().join(".lock");
+    let kill_one = |before: usize| {
+        let held = k1ops::adapters::fs::Lock::exclusive(&repository, "a test").unwrap();
+        let mut killed = fire(&scratch);
+        within(120, || runs(&scratch).len() > before);
+        killed.kill().unwrap();
+        killed.wait().unwrap();
+        drop(held);
+    };
+    kill_one(0);
+    let check = ["schedule", "check"];
+    run(&scratch, &check).done();
+    let heard = far.heard();
+    assert_eq!(heard.len(), 1, "{heard:?}");
+    assert!(heard[0].body.contains("\"failed\""), "{heard:?}");
+    assert!(heard[0].body.contains("was killed"), "{heard:?}");
+    run(&scratch, &check).done();
+    assert!(far.heard().is_empty(), "told twice");
+
+    // Without an hourly look, the next run tells, and that it is over.
+    kill_one(1);
+    run(&scratch, &["schedule", "fire"]).done();
+    let heard = far.heard();
+    assert_eq!(heard.len(), 2, "{heard:?}");
+    assert!(heard[0].body.contains("\"failed\""), "{heard:?}");
+    assert!(heard[1].body.contains("\"recovered\""), "{heard:?}");
+}
+
+#[test]
+fn the_daemon_tells_of_a_run_that_was_killed() {
+    let far = FarSide::new();
+    let scratch = stack(&format!("webhook = 'http://127.0.0.1:{}/hook'\n", far.port));
+    run(&scratch, &["schedule", "fire"]).done();
+    // That was long ago, so that the daemon has one to make up for.
+    let record = scratch.own().join("run/schedule.json");
+    let mut known = runs(&scratch);
+    known[0]["started_at"] = "2020-01-01T00:00:00Z".into();
+    known[0]["archive"] = Value::Null;
+    std::fs::write(&record, serde_json::json!({ "runs": known }).to_string()).unwrap();
+    for entry in std::fs::read_dir(scratch.backups()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    let repository = scratch.backups().join(".lock");
+    let held = k1ops::adapters::fs::Lock::exclusive(&repository, "a test").unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_k1ops"));
+    let mut daemon = spawn(&scratch, command.args(["--quiet", "schedule", "run"]));
+    within(120, || runs(&scratch).len() == 2);
+    let pid = runs(&scratch)[1]["process"]["pid"].as_i64().unwrap();
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    let mut heard = Vec::new();
+    within(60, || {
+        heard.extend(far.heard());
+        !heard.is_empty()
+    });
+    drop(held);
+    let pid = rustix::process::Pid::from_child(&daemon);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    daemon.wait().unwrap();
+    assert!(heard[0].body.contains("\"failed\""), "{heard:?}");
+    assert!(heard[0].body.contains("was killed"), "{heard:?}");
 }

@@ -66,6 +66,9 @@ pub(super) async fn run(args: &RestoreArgs, context: &Context) -> Result<ExitCod
     let stack = context.stack()?;
     let (ui, events, interrupt) = (&context.ui, context.events(), &context.interrupt);
     let archive = &archive(args, &stack)?;
+    if archive == LATEST {
+        Repository::of(&stack)?.warn_of_ahead(&stack.name, &events);
+    }
     if args.into.is_asked_for() {
         return into::run(&args.into, archive, args.dry_run, args.jobs, context).await;
     }

@@ -6,7 +6,7 @@ use crate::adapters::postgres::Session;
 use crate::adapters::postgres::standby::position;
 use crate::error::{Error, Result};
 use crate::exit_code::ExitCode;
-use crate::repository::{Entry, Kind, Repository};
+use crate::repository::{Kind, Repository};
 use crate::restore;
 use crate::stack::docker::DockerStatus;
 use crate::stack::{LastBackup, RunningServer, ServerStatus, Stack, Status, StoreStatus, status};
@@ -71,11 +71,10 @@ pub(super) async fn run(args: &StatusArgs, context: &Context) -> Result<ExitCode
 }
 
 /// The newest backup of the stack whose manifest is sound: never the safety archive of a restore, which
-/// may hold the very damage that was undone.
+/// may hold the very damage that was undone, and never one that is dated in the future.
 fn last_backup(stack: &Stack) -> Result<Option<LastBackup>> {
-    let archives = Repository::of(stack)?.list()?;
-    let of_stack = |entry: &Entry| entry.is_backup_of(&stack.name);
-    Ok(archives.into_iter().filter(of_stack).find_map(|entry| {
+    let backups = Repository::of(stack)?.backups_of(&stack.name)?;
+    Ok(backups.good.into_iter().find_map(|entry| {
         Some(LastBackup {
             taken_at: entry.time?,
             physical: entry.kind == Some(Kind::Physical),

@@ -56,6 +56,9 @@ pub(super) async fn run(args: &VerifyArgs, context: &Context) -> Result<ExitCode
         Some(copy) => repository.find_in_copy(copy, &args.archive, &stack.name, None)?,
         None => repository.find(&args.archive, &stack.name)?,
     };
+    if args.archive == LATEST {
+        repository.warn_of_ahead(&stack.name, &context.events());
+    }
     let archive = repository.open(&path)?;
     let depth = if args.quick {
         Depth::Quick

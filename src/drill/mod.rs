@@ -19,7 +19,7 @@ use crate::config::ProofKind;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Events;
 use crate::interrupt::Interrupt;
-use crate::repository::{Kind, Repository};
+use crate::repository::{Kind, LATEST, Repository};
 use crate::restore::{self, RestoreOptions, RestoreReport, RestoredPart};
 use crate::stack::{self, Prepare, Stack, StartOptions, Tier};
 use chrono::Utc;
@@ -76,6 +76,9 @@ pub async fn run(
     ground::remove_abandoned(stack, events).await?;
     let repository = Repository::of(stack)?;
     let kind = Some(Kind::Logical);
+    if options.archive == LATEST {
+        repository.warn_of_ahead(&stack.name, events);
+    }
     let path = repository.find_kind(&options.archive, &stack.name, kind)?;
     let began = Utc::now();
     let done = match repository.open(&path) {

@@ -150,7 +150,10 @@ impl Metrics {
                 number(fs::free_space(&folder)?),
             );
         }
-        let is_good = |entry: &&Entry| entry.state.is_good() && entry.purpose == Purpose::Backup;
+        let now = Utc::now();
+        let is_good = |entry: &&Entry| {
+            entry.state.is_good() && entry.purpose == Purpose::Backup && !entry.is_ahead(now)
+        };
         if let Some(time) = archives.iter().find(is_good).and_then(|newest| newest.time) {
             self.add(
                 "k1ops_backup_timestamp_seconds",

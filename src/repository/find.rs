@@ -1,13 +1,14 @@
 //! Which archive is meant by a name, and where a copy of it is if it cannot be had here.
 
-use super::{Entry, Kind, LATEST, Repository};
+use super::{Backups, Entry, Kind, LATEST, Repository};
 use crate::error::{Error, ErrorKind, Result};
 use std::path::PathBuf;
 
 impl Repository {
     /// The archive that `wanted` means: `latest`, a name in the repository (with or without its
     /// extension), or a path. `latest` is the newest good archive of `stack` that somebody asked
-    /// for: never the safety archive of a restore, which may hold the very damage that was undone.
+    /// for: never the safety archive of a restore, which may hold the very damage that was undone, and
+    /// never one that is dated in the future.
     pub fn find(&self, wanted: &str, stack: &str) -> Result<PathBuf> {
         self.find_kind(wanted, stack, None)
     }
@@ -58,25 +59,34 @@ impl Repository {
     }
 
     fn latest(&self, stack: &str, kind: Option<Kind>) -> Result<PathBuf> {
-        let mut entries = self.list()?;
-        entries.retain(|entry| entry.is_backup_of(stack));
+        let backups = self.backups_of(stack)?;
+        let entries = &backups.good;
         let newest = entries.iter().find(|e| kind.is_none() || e.kind == kind);
         // Where there is only the other kind, what is done with it says what to do instead.
         let any = || entries.first().filter(|_| kind == Some(Kind::Logical));
         let newest = newest.or_else(any).map(|entry| entry.path.clone());
-        newest.ok_or_else(|| {
-            let place = self.place().display();
-            let (what, make) = match kind {
-                Some(Kind::Physical) => ("physical archive", "k1ops backup --physical"),
-                _ => ("archive", "k1ops backup"),
-            };
-            Error::missing(format!(
-                "there is no good {what} of stack {stack} in {place}"
-            ))
-            .hint(format!(
-                "Make one with `{make}`; `k1ops list` shows what is there."
-            ))
-        })
+        newest.ok_or_else(|| self.no_latest(&backups, stack, kind))
+    }
+
+    /// Why there is no newest archive.
+    fn no_latest(&self, backups: &Backups, stack: &str, kind: Option<Kind>) -> Error {
+        let place = self.place().display();
+        let (what, make) = match kind {
+            Some(Kind::Physical) => ("physical archive", "k1ops backup --physical"),
+            _ => ("archive", "k1ops backup"),
+        };
+        if let Some(names) = backups.names_ahead() {
+            return Error::missing(format!(
+                    "there is no good {what} of stack {stack} in {place} but what is dated in the future: {names}"
+                ))
+                .hint("Look whether this host's clock is right. If it is, name the archive instead of `latest`.");
+        }
+        Error::missing(format!(
+            "there is no good {what} of stack {stack} in {place}"
+        ))
+        .hint(format!(
+            "Make one with `{make}`; `k1ops list` shows what is there."
+        ))
     }
 
     fn suggestion(&self, wanted: &str) -> String {

@@ -11,6 +11,7 @@
 //! A place is written as a path. That of an archive in an object store is its address, which only
 //! [`Repository::open`] and its like know how to follow.
 
+mod ahead;
 mod copies;
 mod copying;
 mod digest;
@@ -29,6 +30,7 @@ pub mod retention;
 mod sealing;
 mod shelf;
 
+pub use ahead::{Backups, is_ahead};
 pub use copies::{CopyPlace, CopyStatus, CopyStep, Located, locate};
 pub use copying::{CopyReport, behind};
 pub use entry::{Entry, Kind, State, describe};

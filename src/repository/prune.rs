@@ -325,7 +325,10 @@ fn usual_file(stack: &str) -> String {
 
 /// The good backups that are told by rows, if there are any: the size of a data directory says little.
 fn good(entries: &[Entry]) -> impl Iterator<Item = &Entry> {
-    let is_good = |entry: &&Entry| entry.state.is_good() && entry.purpose == Purpose::Backup;
+    let now = Utc::now();
+    let is_good = move |entry: &&Entry| {
+        entry.state.is_good() && entry.purpose == Purpose::Backup && !entry.is_ahead(now)
+    };
     let logical = |entry: &Entry| entry.kind == Some(Kind::Logical);
     let any_logical = entries.iter().any(|e| is_good(&e) && logical(e));
     entries

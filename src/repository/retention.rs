@@ -4,14 +4,12 @@
 //! Whatever the rules say, nothing is deleted that is as new as the newest proven archive, or newer:
 //! the last good archive is never given up for one that nobody has tried.
 
+use super::is_ahead;
 use crate::config::Keep;
 use crate::error::{Error, Result};
 use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
 use serde::Serialize;
-
-/// How far ahead of this host's clock an archive may be.
-const AHEAD: TimeDelta = TimeDelta::days(1);
 
 /// What is to be judged, as far as retention cares.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +64,7 @@ pub fn judge(
     let within = checked(keep)?;
     candidates.sort_by(|a, b| (b.time, &b.name).cmp(&(a.time, &a.name)));
     for candidate in &mut candidates {
-        if candidate.time > now + AHEAD {
+        if is_ahead(candidate.time, now) {
             candidate.class = Class::Odd("it is from the future: a clock was wrong".to_owned());
         }
     }

@@ -1,7 +1,7 @@
 //! A schedule for hosts and containers that have neither cron nor systemd: waits for the next time
 //! and starts each run as a process of its own, so that what a run needs goes when it ends.
 
-use super::alarm::check_freshness;
+use super::alarm::{check_freshness, killed, unable};
 use super::fire::missed;
 use super::{By, calendar_of, jitter_of};
 use crate::adapters::fs::Lock;
@@ -11,7 +11,8 @@ use crate::event::Events;
 use crate::interrupt::Interrupt;
 use crate::stack::Stack;
 use chrono::{DateTime, Utc};
-use std::process::Stdio;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use tokio::process::Command;
 
@@ -37,12 +38,12 @@ pub async fn run(
     let mut runs = 0;
     // Not at once: the first run may be about to begin.
     let mut looked = Instant::now();
-    if let Some(due) = missed(stack)? {
+    if let Some(due) = missed(stack, events)? {
         events.note(format!(
             "the run of {} was missed: it is done now",
             shown(due)
         ));
-        one_run(command, events, interrupt).await?;
+        one_run(command, stack, events, interrupt).await?;
         runs += 1;
     }
     loop {
@@ -58,7 +59,7 @@ pub async fn run(
         if !wait_until(next.to_utc() + late, stack, &mut looked, events, interrupt).await {
             return Ok(runs);
         }
-        one_run(command, events, interrupt).await?;
+        one_run(command, stack, events, interrupt).await?;
         runs += 1;
         if interrupt.is_raised() {
             return Ok(runs);
@@ -92,8 +93,13 @@ async fn wait_until(
 }
 
 /// A run that fails has recorded why and said so; the next one may be better. An interrupt is handed
-/// on, and the run tidies up.
-async fn one_run(command: &[String], events: &Events, interrupt: &Interrupt) -> Result<()> {
+/// on, and the run tidies up. One that a signal ended could say nothing.
+async fn one_run(
+    command: &[String],
+    stack: &Stack,
+    events: &Events,
+    interrupt: &Interrupt,
+) -> Result<()> {
     let (program, arguments) = command.split_first().unzip();
     let mut child = Command::new(program.map_or("", |word| word))
         .args(arguments.unwrap_or_default())
@@ -115,7 +121,22 @@ async fn one_run(command: &[String], events: &Events, interrupt: &Interrupt) -> 
     if !status.success() {
         events.warning(format!("the scheduled run ended with {status}"));
     }
+    if status.signal().is_some() && !interrupt.is_raised() {
+        tell_of_signal(stack, status, events).await;
+    }
     Ok(())
+}
+
+/// Tells that a run was killed, as by a kernel that had no memory left.
+async fn tell_of_signal(stack: &Stack, status: ExitStatus, events: &Events) {
+    let is_told = killed(stack, events).await.unwrap_or_else(|error| {
+        events.warning(error.to_string());
+        false
+    });
+    if !is_told {
+        // It could not even record that it began.
+        unable(stack, &format!("the run was killed: {status}"), events).await;
+    }
 }
 
 fn shown(time: DateTime<Utc>) -> String {

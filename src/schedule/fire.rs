@@ -12,7 +12,7 @@ use crate::drill::{self, DrillOptions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Events;
 use crate::interrupt::Interrupt;
-use crate::repository::{self, CopyReport, LATEST, PruneOptions, Repository};
+use crate::repository::{self, Backups, CopyReport, LATEST, PruneOptions, Repository, is_ahead};
 use crate::restore;
 use crate::stack::Stack;
 use chrono::{DateTime, Utc};
@@ -58,7 +58,7 @@ pub async fn fire(
         }
         other => other?,
     };
-    if options.only_missed && missed(stack)?.is_none() {
+    if options.only_missed && missed(stack, events)?.is_none() {
         return Ok(None);
     }
     let late = options.jitter.mul_f64(fastrand::f64());
@@ -78,6 +78,10 @@ pub async fn fire(
     // A disk on which the record does not fit is one more reason to try and to say what comes of it.
     let before = Runs::read(stack).ok();
     let before = before.and_then(|runs| runs.last().map(Run::fate));
+    // Before this run takes its place as the last one.
+    if let Err(error) = alarm::killed(stack, events).await {
+        events.warning(error.to_string());
+    }
     let noted = Runs::remember(stack, &run, &lock);
     alarm::begun(stack, events).await;
     let done = work(stack, &mut run, events, interrupt).await.and(noted);
@@ -88,26 +92,26 @@ pub async fn fire(
     done.and(noted).map(|()| Some(run))
 }
 
-/// The last time at which a run was due, if none was begun since, and no backup taken by hand.
-pub(super) fn missed(stack: &Stack) -> Result<Option<DateTime<Utc>>> {
+/// The last time at which a run was due, if none was begun since, and no backup taken by hand. What is
+/// dated in the future by a clock that was wrong hides nothing.
+pub(super) fn missed(stack: &Stack, events: &Events) -> Result<Option<DateTime<Utc>>> {
     let (calendar, zone) = calendar_of(stack)?;
-    let Some(due) = calendar.last_until(Utc::now().with_timezone(&zone)) else {
+    let now = Utc::now();
+    let Some(due) = calendar.last_until(now.with_timezone(&zone)) else {
         return Ok(None);
     };
     let due = due.to_utc();
-    let run = Runs::read(stack)?.last().map(|run| run.started_at);
-    let backup = newest_backup(stack)?;
+    let run = Runs::read(stack)?.last_until(now).map(|run| run.started_at);
+    let backups = backups(stack)?;
+    backups.warn_of_ahead(events);
+    let backup = backups.newest();
     // Where nothing was ever backed up, the schedule has just begun.
     Ok(run.max(backup).filter(|last| *last < due).map(|_| due))
 }
 
-/// When the newest good backup was begun.
-pub(super) fn newest_backup(stack: &Stack) -> Result<Option<DateTime<Utc>>> {
-    let entries = Repository::of(stack)?.list()?;
-    let of_stack = entries
-        .into_iter()
-        .filter(|entry| entry.is_backup_of(&stack.name));
-    Ok(of_stack.filter_map(|entry| entry.time).max())
+/// The good backups of the stack.
+pub(super) fn backups(stack: &Stack) -> Result<Backups> {
+    Repository::of(stack)?.backups_of(&stack.name)
 }
 
 async fn work(stack: &Stack, run: &mut Run, events: &Events, interrupt: &Interrupt) -> Result<()> {
@@ -152,7 +156,8 @@ fn require_repository(stack: &Stack) -> Result<()> {
         return Ok(());
     };
     let repository = Repository::of(stack)?;
-    if repository.has(made)? || newest_backup(stack)?.is_some() {
+    let there = backups(stack)?;
+    if repository.has(made)? || !there.good.is_empty() || !there.ahead.is_empty() {
         return Ok(());
     }
     Err(Error::missing(format!(
@@ -208,9 +213,11 @@ fn drill_is_due(stack: &Stack) -> Result<bool> {
         return Ok(false);
     }
     let zone = time_zone::named(&stack.config.timezone)?;
-    let due = Calendar::parse(at)?.last_until(Utc::now().with_timezone(&zone));
-    // A record that cannot be read is none.
+    let now = Utc::now();
+    let due = Calendar::parse(at)?.last_until(now.with_timezone(&zone));
+    // A record that cannot be read is none, and neither is one that a wrong clock dated.
     let last = drill::read(stack).ok().flatten().map(|record| record.at);
+    let last = last.filter(|last| !is_ahead(*last, now));
     Ok(due.is_some_and(|due| last.is_none_or(|last| last < due)))
 }
 

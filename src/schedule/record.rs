@@ -4,6 +4,7 @@
 use crate::adapters::fs::{self, Lock};
 use crate::adapters::process::Identity;
 use crate::error::{Context, Result};
+use crate::repository::is_ahead;
 use crate::stack::Stack;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -144,6 +145,12 @@ impl Runs {
     #[must_use]
     pub fn last(&self) -> Option<&Run> {
         self.runs.last()
+    }
+
+    /// The last run that was begun by `now`, as far as its date can be believed.
+    #[must_use]
+    pub fn last_until(&self, now: DateTime<Utc>) -> Option<&Run> {
+        self.runs.iter().rfind(|run| !is_ahead(run.started_at, now))
     }
 
     /// The last one that was all good.

@@ -91,7 +91,10 @@ pub async fn status(stack: &Stack, job: &Job) -> Result<ScheduleStatus> {
         next: calendar
             .next_after(now.with_timezone(&zone))
             .map(|next| next.to_utc()),
-        fired: last_due.map(|due| last.as_ref().is_some_and(|run| run.started_at >= due)),
+        fired: last_due.map(|due| {
+            let last = runs.last_until(now);
+            last.is_some_and(|run| run.started_at >= due)
+        }),
         last_due,
         result: last.as_ref().map(Run::fate),
         last_good: runs.last_good().map(|run| run.started_at),

@@ -33,10 +33,12 @@ impl Check for Backups {
 fn look(patient: &Patient) -> Result<Examined> {
     let archives = patient.archives()?;
     let mut examined = Examined::default();
-    let good: Vec<&Entry> = archives
+    let now = Utc::now();
+    let (ahead, good): (Vec<&Entry>, Vec<&Entry>) = archives
         .iter()
         .filter(|entry| entry.state.is_good() && entry.purpose == Purpose::Backup)
-        .collect();
+        .partition(|entry| entry.is_ahead(now));
+    from_the_future(&ahead, &mut examined);
     broken(archives, good.first().copied(), &mut examined);
     let Some(&newest) = good.first() else {
         if has_data(patient) {
@@ -86,6 +88,18 @@ fn look(patient: &Patient) -> Result<Examined> {
         ));
     }
     Ok(examined)
+}
+
+/// What a clock that was wrong has left. It is passed over wherever the newest backup is asked for.
+fn from_the_future(ahead: &[&Entry], examined: &mut Examined) {
+    for entry in ahead {
+        examined.find(
+            Finding::warning(format!("archive {} is dated in the future", entry.name))
+                .because("a clock was wrong when it was made, or this host's is wrong now")
+                .advise("Look at the clock. It is neither `latest` nor pruned; it can be restored by its name.")
+                .remedy("date -u"),
+        );
+    }
 }
 
 fn has_data(patient: &Patient) -> bool {

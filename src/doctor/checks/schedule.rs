@@ -165,6 +165,7 @@ fn missed(patient: &Patient, entry: &Scheduled, examined: &mut Examined) -> Resu
         .archives()?
         .iter()
         .filter(|archive| archive.state.is_good() && archive.purpose == Purpose::Backup)
+        .filter(|archive| !archive.is_ahead(now))
         .find_map(|archive| archive.time);
     // Somebody may have backed up by hand a moment before.
     if newest.is_some_and(|newest| newest >= due - apart / 10) {
