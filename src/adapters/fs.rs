@@ -7,7 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The folder that `path` is in: the one we are in, for a bare name.
 #[must_use]
@@ -217,6 +217,9 @@ pub fn free_space(path: &Path) -> Result<u64> {
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
+/// How long looks at a lock, one after the other, are allowed to keep whoever takes it waiting.
+const LOOKING: Duration = Duration::from_secs(1);
+
 /// An advisory lock on a file, released when it is dropped or when the process dies in any way. A
 /// leftover lock *file* is therefore never stale: only a living holder blocks.
 #[derive(Debug)]
@@ -232,6 +235,19 @@ impl Lock {
             FlockOperation::NonBlockingLockExclusive,
             Some(purpose),
         )
+    }
+
+    /// The same, for a lock that others hold shared for a moment, to see whether somebody has it.
+    pub async fn exclusive_among_lookers(path: &Path, purpose: &str) -> Result<Self> {
+        let begun = Instant::now();
+        loop {
+            match Self::exclusive(path, purpose) {
+                Err(error) if error.kind() == ErrorKind::Locked && begun.elapsed() < LOOKING => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                other => return other,
+            }
+        }
     }
 
     /// Many holders, but no exclusive one.
@@ -354,6 +370,20 @@ mod tests {
         let _one = Lock::shared(&path).unwrap();
         let _two = Lock::shared(&path).unwrap();
         assert!(Lock::exclusive(&path, "backup").is_err());
+    }
+
+    #[tokio::test]
+    async fn whoever_takes_a_lock_waits_for_a_look_and_not_for_a_holder() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.lock");
+        let look = Lock::shared(&path).unwrap();
+        // The look ends once the taker has found it there.
+        let (taken, ()) = tokio::join!(Lock::exclusive_among_lookers(&path, "backup"), async {
+            drop(look);
+        });
+        let _held = taken.unwrap();
+        let error = Lock::exclusive_among_lookers(&path, "restore").await;
+        assert_eq!(error.unwrap_err().kind(), ErrorKind::Locked);
     }
 
     #[test]

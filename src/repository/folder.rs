@@ -12,9 +12,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long a backup waits for somebody who only looks whether the lock is held.
-const LOOKING: Duration = Duration::from_secs(1);
-
 /// How long to wait for another process that writes a note.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -147,18 +144,8 @@ impl Shelf for Folder {
 
     fn write_access<'a>(&'a self, purpose: &'a str) -> Granted<'a> {
         Box::pin(async move {
-            let begun = Instant::now();
-            loop {
-                match Lock::exclusive(&self.lock_file(), purpose) {
-                    Err(error)
-                        if error.kind() == ErrorKind::Locked && begun.elapsed() < LOOKING =>
-                    {
-                        tokio::time::sleep(Duration::from_millis(20)).await;
-                    }
-                    Err(error) => return Err(error),
-                    Ok(lock) => return Ok(Arc::new(lock) as Arc<dyn Writing>),
-                }
-            }
+            let lock = Lock::exclusive_among_lookers(&self.lock_file(), purpose).await?;
+            Ok(Arc::new(lock) as Arc<dyn Writing>)
         })
     }
 

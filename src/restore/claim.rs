@@ -3,13 +3,9 @@
 use super::journal::Journal;
 use super::recover::{self, Recovered};
 use crate::adapters::fs::{Lock, remove_if_there};
-use crate::error::{ErrorKind, Result};
+use crate::error::Result;
 use crate::event::Events;
 use crate::stack::Stack;
-use std::time::{Duration, Instant};
-
-/// How long to wait for somebody who only looks whether the lock is held.
-const LOOKING: Duration = Duration::from_millis(500);
 
 /// Nobody else restores, undoes or backs up while this is held.
 #[derive(Debug)]
@@ -21,7 +17,7 @@ pub struct Claim {
 impl Claim {
     /// Takes the data lock and puts right what a run that died left behind.
     ///
-    /// Fails with [`ErrorKind::Locked`] while another run is at work.
+    /// Fails with [`crate::error::ErrorKind::Locked`] while another run is at work.
     pub async fn take(stack: &Stack, purpose: &str, events: &Events) -> Result<Self> {
         let (claim, _) = Self::take_and_recover(stack, purpose, events).await?;
         Ok(claim)
@@ -32,15 +28,7 @@ impl Claim {
         purpose: &str,
         events: &Events,
     ) -> Result<(Self, Option<Recovered>)> {
-        let begun = Instant::now();
-        let lock = loop {
-            match Lock::exclusive(&stack.lock_file("data"), purpose) {
-                Err(error) if error.kind() == ErrorKind::Locked && begun.elapsed() < LOOKING => {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-                other => break other?,
-            }
-        };
+        let lock = Lock::exclusive_among_lookers(&stack.lock_file("data"), purpose).await?;
         for leftover in Journal::leftovers(stack) {
             remove_if_there(&leftover)?;
         }

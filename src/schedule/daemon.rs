@@ -32,7 +32,7 @@ pub async fn run(
     interrupt: &Interrupt,
 ) -> Result<u64> {
     let lock = stack.lock_file("schedule-daemon");
-    let _only_one = Lock::exclusive(&lock, "k1ops schedule run")?;
+    let _only_one = Lock::exclusive_among_lookers(&lock, "k1ops schedule run").await?;
     let (calendar, zone) = calendar_of(stack)?;
     let jitter = jitter_of(stack)?;
     let mut runs = 0;

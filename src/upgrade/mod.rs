@@ -47,7 +47,7 @@ pub struct Report {
 /// Does what is planned. If the new version does not come up, the old one is back when this returns,
 /// with everything that was done until it was stopped, and the error says why.
 pub async fn execute(plan: Plan, events: &Events, interrupt: &Interrupt) -> Result<Report> {
-    let _lock = lock(&plan.live)?;
+    let _lock = lock(&plan.live).await?;
     get_ready(&plan, events, interrupt).await?;
     let options = BackupOptions {
         verify_fully: true,
@@ -74,8 +74,8 @@ pub async fn execute(plan: Plan, events: &Events, interrupt: &Interrupt) -> Resu
     }
 }
 
-fn lock(stack: &Stack) -> Result<Lock> {
-    Lock::exclusive(&stack.lock_file("upgrade"), "k1ops upgrade")
+async fn lock(stack: &Stack) -> Result<Lock> {
+    Lock::exclusive_among_lookers(&stack.lock_file("upgrade"), "k1ops upgrade").await
 }
 
 /// Everything that has to be fetched or made is, while the old version goes on.
@@ -122,7 +122,7 @@ pub async fn recover(
     if Journal::unfinished(stack)?.is_none() {
         return Ok(None);
     }
-    let _lock = lock(stack)?;
+    let _lock = lock(stack).await?;
     // Whoever had the lock until now may have come to its end.
     let Some(journal) = Journal::unfinished(stack)? else {
         return Ok(None);
@@ -245,7 +245,7 @@ pub fn plan_undo(stack: &Stack) -> Result<UndoPlan> {
 
 /// Takes the last upgrade back.
 pub async fn undo(plan: UndoPlan, events: &Events, interrupt: &Interrupt) -> Result<UndoReport> {
-    let _lock = lock(&plan.live)?;
+    let _lock = lock(&plan.live).await?;
     let mut journal = plan.journal;
     Box::pin(switch::check_saved(&plan.live, &journal, events, interrupt)).await?;
     journal.enter(Phase::Back)?;

@@ -5,7 +5,7 @@ use super::name::parse_lsn;
 use super::store::Store;
 use crate::adapters::fs::write_atomically;
 use crate::adapters::postgres::{Address, Session};
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::error::{Context, Error, Result};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -155,7 +155,7 @@ fn of(store: &Store) -> Result<Incoming> {
     let age = |at: DateTime<Utc>| (Utc::now() - at).as_seconds_f64().max(0.0);
     Ok(Incoming {
         system: store.system().to_owned(),
-        streaming: matches!(store.lock(), Err(error) if error.kind() == ErrorKind::Locked),
+        streaming: store.is_received(),
         received_until,
         rpo_seconds: received_until.map(age),
         host_rpo_seconds: sent_until(store).map(age),

@@ -9,7 +9,7 @@ use super::scan::SegmentHeader;
 use crate::adapters::fs::{self, Lock};
 use crate::archive::{Codec, CodecSettings};
 use crate::config::Compression;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
@@ -26,6 +26,9 @@ const FIRST_PAGE: u64 = 8 << 10;
 
 /// What is known of the cluster: `cluster.json`.
 const CLUSTER: &str = "cluster.json";
+
+/// What is said to whoever finds it locked.
+const RECEIVING: &str = "k1ops wal stream";
 
 /// Of which cluster a store is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -164,9 +167,25 @@ impl Store {
         Ok(())
     }
 
-    /// Becomes the only one who receives this cluster's log.
+    /// Becomes the only one who receives this cluster's log, if nobody does now.
     pub fn lock(&self) -> Result<Lock> {
-        Lock::exclusive(&self.folder.join("stream.lock"), "k1ops wal stream")
+        Lock::exclusive(&self.lock_file(), RECEIVING)
+    }
+
+    /// The same for whoever is to receive it for long.
+    pub async fn lock_for_long(&self) -> Result<Lock> {
+        Lock::exclusive_among_lookers(&self.lock_file(), RECEIVING).await
+    }
+
+    /// Whether a living process receives it.
+    #[must_use]
+    pub fn is_received(&self) -> bool {
+        let look = Lock::shared(&self.lock_file());
+        matches!(look, Err(error) if error.kind() == ErrorKind::Locked)
+    }
+
+    fn lock_file(&self) -> PathBuf {
+        self.folder.join("stream.lock")
     }
 
     /// Everything that is there.

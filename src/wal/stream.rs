@@ -154,7 +154,7 @@ impl Receiver<'_> {
         check_major(&server)?;
         let system = server.identify().await?;
         let size = server.wal_segment_size().await?;
-        self.lock(&system.identifier, size)?;
+        self.lock(&system.identifier, size).await?;
         let Some((store, _)) = &self.locked else {
             return Err(Error::failed("there is no store to receive into"));
         };
@@ -196,7 +196,7 @@ impl Receiver<'_> {
         }
     }
 
-    fn lock(&mut self, system: &str, size: u64) -> Result<()> {
+    async fn lock(&mut self, system: &str, size: u64) -> Result<()> {
         if let Some((store, _)) = &self.locked {
             if store.system() == system {
                 return Ok(());
@@ -211,7 +211,7 @@ impl Receiver<'_> {
             ));
         }
         let store = Store::make(&self.options.repository, system, size, &self.options.stack)?;
-        let lock = store.lock()?;
+        let lock = store.lock_for_long().await?;
         store.remove_leftovers()?;
         self.lost = Note::read(&store).and_then(|note| note.lost);
         self.locked = Some((store, lock));
