@@ -260,8 +260,8 @@ def judge(stacks, webhook, memory, minutes):
         died = [run for run in runs if run["ended_at"] is None]
         heard = collections.Counter(webhook.heard[stack.name])
         say(f"{stack.name}: {len(runs)} runs, {len(failed)} failed, {len(died)} killed; told: {dict(heard)}")
-        if heard["failed"] != len(failed):
-            wrong.append(f"{stack.name}: {len(failed)} runs failed, and {heard['failed']} were told of")
+        if heard["failed"] != len(failed) + len(died):
+            wrong.append(f"{stack.name}: {len(failed)} runs failed and {len(died)} were killed, and {heard['failed']} were told of")
         if not failed or heard["recovered"] < 2:
             wrong.append(f"{stack.name}: the faults and their ends were not told of")
         if minutes and len(runs) < minutes - 2:

@@ -149,9 +149,8 @@ async fn rekey(args: &RekeyArgs, context: &Context) -> Result<ExitCode> {
         show(ui, &plan, &mut text);
         ui.say(text.trim_end());
         let log = plan.log.len();
-        ui.confirm(&format!(
-            "Encrypt {count} archives and {log} files of the write-ahead log anew?"
-        ))?;
+        let what = counted(count, log as u64);
+        ui.confirm(&format!("Encrypt {what} anew?"))?;
     }
     let (events, interrupt) = (context.events(), &context.interrupt);
     let jobs = jobs(stack.config.backup.jobs);
@@ -170,11 +169,19 @@ async fn rekey(args: &RekeyArgs, context: &Context) -> Result<ExitCode> {
     match (plan.left().count(), log_left) {
         (0, 0) => Ok(ExitCode::Done),
         (left, log_left) => Err(Error::missing(format!(
-            "{left} archives and {log_left} files of the write-ahead log could not be encrypted anew; the others are"
+            "{} could not be encrypted anew; the others are",
+            counted(left, log_left)
         ))
         .hint(
             "`k1ops repo rekey --dry-run` says why; name a key that opens them with --identity.",
         )),
+    }
+}
+
+fn counted(archives: usize, log: u64) -> String {
+    match log {
+        0 => format!("{archives} archives"),
+        log => format!("{archives} archives and {log} files of the write-ahead log"),
     }
 }
 

@@ -170,11 +170,8 @@ impl Repository {
                 self.forget_proof(&step.name)?;
             }
         }
-        let step = "encrypting the write-ahead log";
-        events.started(step);
-        let left = self.rekey_log(&plan.log, interrupt)?;
+        let left = self.rekey_log(&plan.log, events, interrupt)?;
         self.shelf.settle()?;
-        events.finished(step, format!("{} files", plan.log.len()));
         Ok(left)
     }
 }

@@ -5,6 +5,7 @@ use super::Repository;
 use super::log_elsewhere::{SEALED, folder_of};
 use crate::archive::{Seal, is_sealed};
 use crate::error::{Context, ErrorKind, Result};
+use crate::event::{Events, Unit};
 use crate::interrupt::Interrupt;
 use crate::wal::Store;
 use std::collections::BTreeSet;
@@ -51,10 +52,21 @@ impl Repository {
 
     /// Encrypts these files anew; answers how many no key here opens. Each is there in one form or the other at
     /// every moment.
-    pub(super) fn rekey_log(&self, names: &[String], interrupt: &Interrupt) -> Result<u64> {
+    pub(super) fn rekey_log(
+        &self,
+        names: &[String],
+        events: &Events,
+        interrupt: &Interrupt,
+    ) -> Result<u64> {
         let mut left = 0;
-        for name in names {
+        if names.is_empty() {
+            return Ok(left);
+        }
+        let (step, total) = ("encrypting the write-ahead log", names.len() as u64);
+        events.started(step);
+        for (done, name) in (0..).zip(names) {
             interrupt.check()?;
+            events.progress(step, done, Some(total), Unit::Items);
             let (bytes, size) = self.shelf.open(name)?;
             let content = match self.sealing.unseal(&self.place().join(name), bytes, size) {
                 Err(error) if error.kind() == ErrorKind::Missing => {
@@ -71,6 +83,7 @@ impl Repository {
                 self.shelf.remove_note(name)?;
             }
         }
+        events.finished(step, format!("{} files", total - left));
         Ok(left)
     }
 }
