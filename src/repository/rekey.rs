@@ -86,6 +86,7 @@ impl Repository {
         };
         let mut entries = self.list()?;
         entries.retain(|entry| entry.stack.as_deref() == Some(stack));
+        let log = self.log_for_others(stack, &entries, &recipients)?;
         let step = |entry: Entry| {
             Ok(RekeyStep {
                 what: self.rekey_of(&entry, &recipients)?,
@@ -97,7 +98,7 @@ impl Repository {
         let archives = entries.into_iter().map(step).collect::<Result<_>>()?;
         Ok(RekeyPlan {
             repository: self.place().to_path_buf(),
-            log: self.log_for_others(stack, &recipients)?,
+            log,
             recipients,
             archives,
         })

@@ -1,8 +1,8 @@
 //! The write-ahead log that lies beside archives elsewhere, encrypted anew like these: whoever has only the old
 //! key is to read nothing more, and whoever has only the new one everything.
 
-use super::Repository;
 use super::log_elsewhere::{SEALED, folder_of};
+use super::{Entry, Repository};
 use crate::archive::{Seal, is_sealed};
 use crate::error::{Context, ErrorKind, Result};
 use crate::event::{Events, Unit};
@@ -11,13 +11,19 @@ use crate::wal::Store;
 use std::collections::BTreeSet;
 
 impl Repository {
-    /// The files of the log of `stack` that are not encrypted for the configured keys, below the repository's place.
-    pub(super) fn log_for_others(&self, stack: &str, recipients: &[String]) -> Result<Vec<String>> {
+    /// The files of the log of `stack`, of which `entries` are the archives, that are not encrypted for the configured
+    /// keys, below the repository's place.
+    pub(super) fn log_for_others(
+        &self,
+        stack: &str,
+        entries: &[Entry],
+        recipients: &[String],
+    ) -> Result<Vec<String>> {
         let mut found = Vec::new();
         if !self.is_elsewhere() || self.sealing.seals_by_passphrase() {
             return Ok(found);
         }
-        for system in self.systems_of(stack)? {
+        for system in self.systems_of(stack, entries)? {
             let folder = folder_of(&system);
             for name in self.shelf.files(&folder)? {
                 let name = format!("{folder}/{name}");
@@ -30,9 +36,7 @@ impl Repository {
     }
 
     /// The clusters whose log may be there: those of which there are backups, and those received on this host.
-    fn systems_of(&self, stack: &str) -> Result<BTreeSet<String>> {
-        let mut entries = self.list()?;
-        entries.retain(|entry| entry.stack.as_deref() == Some(stack));
+    fn systems_of(&self, stack: &str, entries: &[Entry]) -> Result<BTreeSet<String>> {
         let bases = entries.iter().flat_map(|entry| &entry.bases);
         let mut systems: BTreeSet<String> =
             bases.map(|base| base.system_identifier.clone()).collect();

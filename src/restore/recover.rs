@@ -117,16 +117,16 @@ pub(super) async fn finish(
     let what = journal.describe();
     if journal.phase == Phase::Discarding {
         let outcome = match discard_rest(stack, &mut journal, events).await {
-            Ok(()) => Outcome::Discarded,
+            Ok(()) => {
+                let happened = "had died while its kept data was deleted; the rest was deleted";
+                tell(&journal, &what, happened, events);
+                Outcome::Discarded
+            }
             Err(error) => {
                 tell_what_stays(&what, &error, events);
-                return Ok(Recovered {
-                    what,
-                    outcome: Outcome::StillKept,
-                });
+                Outcome::StillKept
             }
         };
-        tell(&journal, &what, outcome, events);
         return Ok(Recovered { what, outcome });
     }
     let lent = lend_for(stack, &journal, events).await?;
@@ -157,7 +157,12 @@ pub(super) async fn finish(
         }
     };
     take_back(stack, lent).await?;
-    tell(&journal, &what, outcome, events);
+    let happened = if outcome == Outcome::AsBefore {
+        "had died before it replaced anything; what it left was removed"
+    } else {
+        "had died while it replaced data; it was completed"
+    };
+    tell(&journal, &what, happened, events);
     Ok(Recovered { what, outcome })
 }
 
@@ -183,13 +188,7 @@ fn tell_what_stays(what: &str, error: &Error, events: &Events) {
     );
 }
 
-fn tell(journal: &Journal, what: &str, outcome: Outcome, events: &Events) {
-    let happened = match outcome {
-        Outcome::AsBefore => "had died before it replaced anything; what it left was removed",
-        Outcome::Completed => "had died while it replaced data; it was completed",
-        Outcome::Discarded => "had died while its kept data was deleted; the rest was deleted",
-        Outcome::StillKept => "has kept data that cannot be deleted",
-    };
+fn tell(journal: &Journal, what: &str, happened: &str, events: &Events) {
     let message = format!("{what} {happened}");
     if journal.server_stopped {
         events.emit(crate::event::Event::Warning {
